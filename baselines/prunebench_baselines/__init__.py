@@ -1,0 +1,1 @@
+"""Rival methods and controls, one file per method."""

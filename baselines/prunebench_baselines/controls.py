@@ -1,0 +1,77 @@
+"""Controls that stand in every table: a method that does not beat these has found nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from prunebench.budget import Budget
+from prunebench.plan import Plan
+from prunebench.strategy import PlanContext, ScoreStrategy, Strategy
+
+__all__ = ["Dense", "EvenSpacing", "FirstN", "LastN", "Random"]
+
+
+@dataclass(frozen=True)
+class Dense(Strategy):
+    """Removes nothing: the row that all others are measured against."""
+
+    name = "dense"
+
+    def plan(self, context: PlanContext) -> Plan:
+        context.budget = Budget(value=0.0)
+        return self.build_plan(context, ())
+
+
+@dataclass(frozen=True)
+class Random(ScoreStrategy):
+    """Removes layers drawn uniformly without replacement; shown as a band over seeds."""
+
+    name = "random"
+    stochastic = True
+    meaning = "a random permutation of the layers"
+
+    def score(self, context: PlanContext) -> np.ndarray:
+        return np.random.default_rng(context.seed).permutation(context.model.n_layers).astype(float)
+
+
+@dataclass(frozen=True)
+class FirstN(ScoreStrategy):
+    """Removes the first n layers."""
+
+    name = "first_n"
+    meaning = "nearness to the input"
+
+    def score(self, context: PlanContext) -> np.ndarray:
+        return -np.arange(context.model.n_layers, dtype=float)
+
+
+@dataclass(frozen=True)
+class LastN(ScoreStrategy):
+    """Removes the last n layers."""
+
+    name = "last_n"
+    meaning = "nearness to the output"
+
+    def score(self, context: PlanContext) -> np.ndarray:
+        return np.arange(context.model.n_layers, dtype=float)
+
+
+@dataclass(frozen=True)
+class EvenSpacing(Strategy):
+    """Removes n layers at equal distances: the centres of n equal stretches of the depth."""
+
+    name = "even_spacing"
+
+    def plan(self, context: PlanContext) -> Plan:
+        n_layers, count = context.model.n_layers, context.n_remove
+        allowed = [layer for layer in range(n_layers) if layer not in set(context.model.protected)]
+        if count > len(allowed):  # the one rule for too large a budget stands in the selection
+            from prunebench.selection import select_layers
+
+            select_layers(np.zeros(n_layers), count, protected=context.model.protected)
+        positions = [int((i + 0.5) * len(allowed) / count) for i in range(count)]
+        return self.build_plan(
+            context, [allowed[p] for p in positions], protected=context.model.protected, selection="even_spacing"
+        )

@@ -1,0 +1,1 @@
+"""Model adapters: how samples become what a decoder sees, one room per family."""

@@ -1,0 +1,159 @@
+"""The contract of a model adapter: from samples to what the decoder sees, and on to logits and text.
+
+The decoder's input embeddings are a value of their own (`DecoderInputs`): towers and projectors run once, and every
+plan is evaluated on the same cached inputs.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from prunebench.calibration.samples import Sample
+from prunebench.errors import ModelError
+from prunebench.model_info import ModelInfo
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+__all__ = ["DecoderInputs", "LoadedModel", "ModelAdapter"]
+
+
+@dataclass
+class DecoderInputs:
+    """A left-padded batch as the decoder sees it.
+
+    Attributes:
+        embeds: (batch, tokens, hidden) input embeddings with the media features in place.
+        attention_mask: (batch, tokens) int64, 0 on padding.
+        groups: token group name → (batch, tokens) bool. Groups are disjoint, never cover padding, and always hold
+            ``text``; ``visual`` and ``audio`` where the model has such tokens.
+        extra: further keyword arguments of the decoder (position ids of several axes, deep visual features, ...).
+        sample_ids: one per row.
+    """
+
+    embeds: Tensor
+    attention_mask: Tensor
+    groups: dict[str, Tensor]
+    extra: dict[str, Any] = field(default_factory=dict)
+    sample_ids: tuple[str, ...] = ()
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens without padding, over the whole batch."""
+        return int(self.attention_mask.sum())
+
+    def to(self, device: torch.device | str) -> DecoderInputs:
+        def move(value: Any) -> Any:
+            return value.to(device) if hasattr(value, "to") else value
+
+        return DecoderInputs(
+            move(self.embeds),
+            move(self.attention_mask),
+            {name: move(mask) for name, mask in self.groups.items()},
+            {name: move(value) for name, value in self.extra.items()},
+            self.sample_ids,
+        )
+
+
+@dataclass
+class LoadedModel:
+    """A model in memory with the adapter that knows how to speak to it.
+
+    ``info`` describes the dense model and does not change while a plan is applied.
+    """
+
+    model: nn.Module
+    adapter: ModelAdapter
+    info: ModelInfo
+    device: torch.device
+    processor: Any = None
+    path: Path | None = None
+
+    @property
+    def decoder(self) -> nn.Module:
+        """The module that holds ``.layers``."""
+        return self.adapter.decoder(self.model)
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        return self.decoder.layers  # type: ignore[return-value]
+
+    def encode(self, samples: Sequence[Sample]) -> DecoderInputs:
+        """Run processor, towers and projectors on `samples`."""
+        return self.adapter.encode(self, samples)
+
+    def generate(self, inputs: DecoderInputs, max_new_tokens: int) -> list[str]:
+        """Greedy continuation of each row, special tokens removed."""
+        return self.adapter.generate(self, inputs, max_new_tokens)
+
+
+class ModelAdapter(abc.ABC):
+    """Base of all adapters. One instance serves one loaded model."""
+
+    name: ClassVar[str]
+    aliases: ClassVar[tuple[str, ...]] = ()
+    modalities: ClassVar[tuple[str, ...]] = ("text",)
+    default_suite: ClassVar[str | None] = None
+    default_calibration: ClassVar[str | None] = None
+    batching: ClassVar[bool] = True
+    """False where a batch of several samples does not give the answers of batches of one."""
+
+    @abc.abstractmethod
+    def load(self, *, path: str | None = None, device: str = "cpu", dtype: str = "float32") -> LoadedModel:
+        """Load the dense model, ready for inference.
+
+        Args:
+            path: folder or hub name; None takes the adapter's own default.
+            device: a torch device.
+            dtype: ``float32``, ``bfloat16`` or ``float16``.
+
+        Raises:
+            ModelError: the folder cannot be read or does not hold such a model.
+        """
+
+    @abc.abstractmethod
+    def encode(self, loaded: LoadedModel, samples: Sequence[Sample]) -> DecoderInputs:
+        """Samples → the decoder's inputs."""
+
+    @abc.abstractmethod
+    def forward(self, loaded: LoadedModel, inputs: DecoderInputs, *, logits_to_keep: int = 0) -> Tensor:
+        """Full forward pass without a cache: logits (batch, tokens or `logits_to_keep` last ones, vocabulary)."""
+
+    @abc.abstractmethod
+    def prefill(self, loaded: LoadedModel, inputs: DecoderInputs) -> tuple[Tensor, Any]:
+        """Prompt pass with a cache: logits of the last position (batch, vocabulary), and the state for `decode_step`."""
+
+    @abc.abstractmethod
+    def decode_step(self, loaded: LoadedModel, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """One token per row, tokens (batch,): logits (batch, vocabulary), and the next state."""
+
+    @abc.abstractmethod
+    def generate(self, loaded: LoadedModel, inputs: DecoderInputs, max_new_tokens: int) -> list[str]:
+        """Greedy answers as text."""
+
+    def decoder(self, model: nn.Module) -> nn.Module:
+        """The module of `model` that holds the decoder layers in ``.layers``.
+
+        Raises:
+            ModelError: no such module.
+        """
+        get_decoder = getattr(model, "get_decoder", None)
+        decoder = get_decoder() if callable(get_decoder) else model
+        if not hasattr(decoder, "layers"):
+            decoder = getattr(decoder, "model", decoder)
+        if not hasattr(decoder, "layers"):
+            raise ModelError(f"{type(model).__name__} has no decoder layers that can be found (get_decoder().layers)")
+        return decoder
+
+    def text_config(self, model: nn.Module) -> Any:
+        """The configuration object that the decoder reads."""
+        return self.decoder(model).config
+
+    def protected_layers(self, model: nn.Module) -> tuple[int, ...]:
+        """Layers that this architecture cannot lose; none by default."""
+        return ()

@@ -1,0 +1,59 @@
+"""`prunebench leaderboard`: records in, a table out."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command("leaderboard")
+@click.argument("paths", nargs=-1, required=True, type=click.Path(), metavar="RECORDS...")
+@click.option("--out", type=click.Path(dir_okay=False), metavar="FILE.md", help="Write the table here, not to stdout.")
+@click.option("--plot", type=click.Path(dir_okay=False), metavar="FILE.png", help="Also plot accuracy against layers.")
+@click.option("--check", "check_file", type=click.Path(), metavar="FILE.md", help="Exit with 1 if FILE is out of date.")
+@click.option("--title", default=None, metavar="TEXT", help="Heading of the table.")
+@click.option("--json", "as_json", is_flag=True, help="Print ranks and scores as JSON.")
+@click.pass_context
+def leaderboard(
+    context: click.Context,
+    paths: tuple[str, ...],
+    out: str | None,
+    plot: str | None,
+    check_file: str | None,
+    title: str | None,
+    as_json: bool,
+) -> None:
+    """Rank the strategies in RECORDS: run folders, folders of records, or record files.
+
+    The same records always give the same text, so a committed table can be checked in CI:
+
+      prunebench leaderboard runs/demo --out leaderboards/demo.md
+
+      prunebench leaderboard runs/demo --check leaderboards/demo.md
+    """
+    from prunebench import leaderboard as tables
+    from prunebench.errors import UsageError
+    from prunebench.store import load_records
+
+    if check_file and (out or plot or as_json):
+        raise UsageError("--check only compares: leave out --out, --plot and --json")
+    records = load_records(paths)
+    title = title if title is not None else tables.TITLE
+    if check_file:
+        if not tables.check(records, check_file, title):
+            click.echo(f"{check_file} is out of date: write it again with --out {check_file}", err=True)
+            context.exit(1)
+        click.echo(f"{check_file} is up to date ({len(records)} records)", err=True)
+        return
+    if out:
+        tables.write(records, out, title)
+        click.echo(f"wrote {out}", err=True)
+    if plot:
+        from prunebench.report.curves import accuracy_curves
+
+        click.echo(f"wrote {accuracy_curves(records, plot)}", err=True)
+    if as_json:
+        import json
+
+        click.echo(json.dumps(tables.as_data(records), indent=1, ensure_ascii=False, allow_nan=False))
+    elif not out:
+        click.echo(tables.build(records, title), nl=False)

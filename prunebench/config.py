@@ -1,0 +1,174 @@
+"""What a run is: the spec that a user gives, and the cells that it unfolds into.
+
+A cell's id is the hash of the canonical JSON of everything that changes its result, and of nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from prunebench import jsonio
+from prunebench.budget import Budget
+from prunebench.errors import BadParameter, UnknownName, UsageError
+from prunebench.plan import first_problem
+
+__all__ = ["CalibrationSpec", "Cell", "Spec", "parse_params", "split_params"]
+
+SCHEMA_VERSION = 1
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class CalibrationSpec(_Strict):
+    """Which samples go through the dense model."""
+
+    dataset: str
+    n: int = Field(default=512, ge=1)
+    seed: int = 0
+    domain: str | None = None
+    split: str = "calibration"
+
+
+class LatencySpec(_Strict):
+    """How latency is measured."""
+
+    enabled: bool = True
+    batch_size: int = Field(default=1, ge=1)
+    new_tokens: int = Field(default=16, ge=2)
+    warmup: int = Field(default=2, ge=0)
+    rounds: int = Field(default=7, ge=1)
+
+
+class Cell(_Strict):
+    """One model × strategy × budget × suite × seed: the unit that runs, fails, is skipped and is recorded."""
+
+    schema_version: int = SCHEMA_VERSION
+    model: str
+    model_revision: str
+    dtype: str
+    strategy: str
+    strategy_params: dict[str, Any] = Field(default_factory=dict)
+    strategy_version: str = ""
+    budget: Budget
+    seed: int = 0
+    suite: str
+    suite_digest: str
+    limit: int | None = None
+    calibration: CalibrationSpec | None = Field(default=None, description="None for strategies that need no statistics")
+    calibration_revision: str = ""
+    latency: LatencySpec = LatencySpec()
+
+    @property
+    def id(self) -> str:
+        """16 hex digits of SHA-256 over the canonical JSON of this cell."""
+        return jsonio.digest(self.model_dump(mode="json"))[:16]
+
+    @property
+    def label(self) -> str:
+        seed = f" seed {self.seed}" if self.seed else ""
+        return f"{self.strategy}{seed} at {self.budget}"
+
+
+class Spec(_Strict):
+    """A run as a user asks for it: a small grid over strategies and budgets on one model."""
+
+    model: str
+    model_path: str | None = None
+    strategies: tuple[str, ...] = ()
+    budgets: tuple[Budget, ...] = ()
+    params: dict[str, str] = Field(default_factory=dict, description="`k` or `topo.k` → text, typed by the strategy")
+    suite: str | None = None
+    limit: int | None = Field(default=None, ge=1, description="questions per task; None takes all")
+    controls: bool = False
+    seeds: int = Field(default=5, ge=1, description="draws of each stochastic strategy")
+    seed: int = 0
+    calibration: str | None = None
+    n_calibration: int = Field(default=512, ge=1)
+    calibration_seed: int = 0
+    calibration_domain: str | None = None
+    device: str = "auto"
+    dtype: str = "float32"
+    batch_size: int = Field(default=32, ge=1)
+    latency: LatencySpec = LatencySpec()
+    executor: str = "local"
+    out: Path = Path("runs")
+    force: bool = False
+
+    @classmethod
+    def build(cls, values: Mapping[str, Any], source: str = "options") -> Spec:
+        """A spec from plain values; an unknown key is met with the nearest real one.
+
+        Raises:
+            UnknownName, UsageError, BudgetError
+        """
+        for key in values:
+            if key not in cls.model_fields:
+                raise UnknownName(f"key in {source}", str(key), cls.model_fields)
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            raise UsageError(f"{source}: {first_problem(error)}") from error
+
+    @classmethod
+    def read(cls, path: Path, overrides: Mapping[str, Any] | None = None) -> Spec:
+        """A spec from a YAML file, overridden by what the command line says."""
+        try:
+            values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"cannot read {path}: {error}") from error
+        except yaml.YAMLError as error:
+            raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        if not isinstance(values, dict):
+            raise UsageError(f"{path} must hold `key: value` lines")
+        if "sparsity" in values:
+            raw = values.pop("sparsity")
+            values["budgets"] = [Budget(value=float(v)) for v in (raw if isinstance(raw, list) else [raw])]
+        return cls.build({**values, **(overrides or {})}, source=str(path))
+
+
+def parse_params(pairs: Iterable[str]) -> dict[str, str]:
+    """``["k=25", "topo.alpha=2"]`` → ``{"k": "25", "topo.alpha": "2"}``."""
+    params: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name.strip():
+            raise BadParameter(f"-P wants name=value, got {pair!r}: for example -P k=25")
+        params[name.strip()] = value.strip()
+    return params
+
+
+def split_params(params: Mapping[str, str], strategies: Mapping[str, Iterable[str]]) -> dict[str, dict[str, str]]:
+    """Hand each parameter to the strategies that it is for.
+
+    ``topo.k`` goes to ``topo`` alone; ``k`` goes to every strategy of the run that has a ``k``.
+
+    Args:
+        params: as from `parse_params`.
+        strategies: strategy name → its parameter names.
+
+    Raises:
+        UnknownName: a parameter that no strategy of the run has.
+    """
+    result: dict[str, dict[str, str]] = {name: {} for name in strategies}
+    scoped: dict[str, dict[str, str]] = {name: {} for name in strategies}
+    for key, value in params.items():
+        owner, dot, name = key.partition(".")
+        if dot:
+            if owner not in strategies:
+                raise UnknownName(f"strategy in -P {key}", owner, strategies)
+            scoped[owner][name] = value  # an unknown name is reported by the strategy itself
+            continue
+        takers = [strategy for strategy, names in strategies.items() if key in set(names)]
+        if not takers:
+            known = sorted({name for names in strategies.values() for name in names})
+            raise UnknownName(f"parameter of {', '.join(strategies)}", key, known)
+        for strategy in takers:
+            result[strategy][key] = value
+    return {name: {**result[name], **scoped[name]} for name in strategies}

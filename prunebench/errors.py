@@ -1,0 +1,95 @@
+"""One exception tree. Every message is one line that says what to do next; the CLI prints it without a traceback.
+
+    PruneBenchError
+    ├── UsageError              wrong words on the command line or in a file (exit code 2)
+    │   ├── UnknownName         no such strategy, model, suite, parameter, ... (names the nearest real one)
+    │   ├── BadParameter        a value outside what is allowed
+    │   └── BudgetError         more asked than a model has
+    ├── MissingExtra            an optional package is not installed (names the command that adds it)
+    ├── PluginError             a plugin that cannot be loaded or misbehaves
+    ├── ModelError              a model folder that cannot be read, or a model that does not fit
+    ├── CalibrationError        samples or hidden states that cannot be used
+    ├── PlanError               a plan that is inconsistent, or does not fit the model
+    ├── EvaluationError         a suite or a task that cannot be evaluated
+    └── StoreError              a record, trace or folder that cannot be read or written
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "BadParameter",
+    "BudgetError",
+    "CalibrationError",
+    "EvaluationError",
+    "MissingExtra",
+    "ModelError",
+    "PlanError",
+    "PluginError",
+    "PruneBenchError",
+    "StoreError",
+    "UnknownName",
+    "UsageError",
+]
+
+
+class PruneBenchError(Exception):
+    """Base of everything that PruneBench raises on purpose."""
+
+
+class UsageError(PruneBenchError):
+    """Wrong words on the command line or in a configuration file."""
+
+
+class UnknownName(UsageError):
+    """A name that is not registered, with the nearest one that is."""
+
+    def __init__(self, what: str, name: str, known: Iterable[str]) -> None:
+        known = sorted(known)
+        near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        listing = f" Known: {', '.join(known)}." if known else " None is registered."
+        super().__init__(f"unknown {what} {name!r}{hint}{listing}")
+        self.what, self.name, self.suggestion = what, name, near[0] if near else None
+
+
+class BadParameter(UsageError):
+    """A value outside what is allowed."""
+
+
+class BudgetError(UsageError):
+    """More asked for than the model has."""
+
+
+class MissingExtra(PruneBenchError):
+    """An optional package is missing."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(f"{purpose} needs {package!r}: pip install 'prunebench[{extra}]'")
+        self.package, self.extra = package, extra
+
+
+class PluginError(PruneBenchError):
+    """A plugin that cannot be loaded or misbehaves."""
+
+
+class ModelError(PruneBenchError):
+    """A model folder that cannot be read, or a model that does not fit."""
+
+
+class CalibrationError(PruneBenchError):
+    """Samples or hidden states that cannot be used."""
+
+
+class PlanError(PruneBenchError):
+    """A plan that is inconsistent, or does not fit the model."""
+
+
+class EvaluationError(PruneBenchError):
+    """A suite or a task that cannot be evaluated."""
+
+
+class StoreError(PruneBenchError):
+    """A record, trace or folder that cannot be read or written."""

@@ -1,0 +1,141 @@
+"""The built-in evaluator: questions from a registered dataset, greedy answers, one score per question."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from prunebench.calibration.samples import Sample
+from prunebench.errors import EvaluationError, UnknownName
+from prunebench.evaluator import Evaluator, Progress, TaskResult
+from prunebench.stats import mean_interval
+
+if TYPE_CHECKING:
+    from prunebench.adapter import DecoderInputs, LoadedModel
+    from prunebench.suites import Task
+
+__all__ = ["METRICS", "LocalEvaluator", "chance_level", "majority_level", "normalise"]
+
+
+def normalise(text: str) -> str:
+    """Lower case, single spaces, no final full stop."""
+    return " ".join(text.lower().split()).rstrip(".")
+
+
+def _exact_match(answer: str, sample: Sample) -> float:
+    return float(normalise(answer) == normalise(sample.answer or ""))
+
+
+METRICS: dict[str, Callable[[str, Sample], float]] = {"exact_match": _exact_match}
+
+
+class LocalEvaluator(Evaluator):
+    """Evaluates without any foreign harness.
+
+    Towers and projectors are never pruned, so their outputs are computed once per task and kept for all plans of a
+    run, up to `cache_bytes`; past that they are computed anew each time.
+    """
+
+    name = "local"
+
+    def __init__(self, batch_size: int = 32, cache_bytes: int = 2 << 30) -> None:
+        self.batch_size = batch_size
+        self.cache_bytes = cache_bytes
+        self._samples: dict[tuple, list[Sample]] = {}
+        self._inputs: dict[tuple, DecoderInputs] = {}
+        self._cached = 0
+
+    def evaluate(self, loaded: LoadedModel, task: Task, progress: Progress | None = None) -> TaskResult:
+        import torch
+
+        if task.metric not in METRICS:
+            raise EvaluationError(f"task {task.id!r}: {UnknownName('metric', task.metric, METRICS)}")
+        samples = self._questions(task)
+        step = self.batch_size if loaded.adapter.batching else 1
+        answers: list[str] = [""] * len(samples)
+        started = time.perf_counter()
+        with torch.inference_mode():
+            for start in range(0, len(samples), step):
+                rows = range(start, min(start + step, len(samples)))
+                inputs = self._encoded(loaded, task, start, [samples[i] for i in rows])
+                texts = loaded.generate(inputs, task.max_new_tokens)
+                if len(texts) != len(rows):
+                    raise EvaluationError(f"task {task.id!r}: {len(texts)} answers for {len(rows)} questions")
+                for row, text in zip(rows, texts, strict=True):
+                    answers[row] = text
+                if progress:
+                    progress(rows.stop, len(samples))
+        scores = [METRICS[task.metric](answer, sample) for answer, sample in zip(answers, samples, strict=True)]
+        low, high, method = mean_interval(scores)
+        by_kind: dict[str, list[float]] = defaultdict(list)
+        for sample, score in zip(samples, scores, strict=True):
+            by_kind[sample.kind].append(score)
+        return TaskResult(
+            task=task.id,
+            metric=task.metric,
+            n=len(samples),
+            score=sum(scores) / len(scores),
+            ci_low=low,
+            ci_high=high,
+            ci_method=method,
+            higher_is_better=task.higher_is_better,
+            chance=task.chance if task.chance is not None else chance_level(samples),
+            majority=task.majority if task.majority is not None else majority_level(samples),
+            empty=sum(not answer.strip() for answer in answers),
+            unparsable=sum(_outside(answer, sample) for answer, sample in zip(answers, samples, strict=True)),
+            seconds=time.perf_counter() - started,
+            ids=tuple(sample.id for sample in samples),
+            scores=tuple(scores),
+            answers=tuple(answers),
+            kinds={kind: (len(values), sum(values) / len(values)) for kind, values in sorted(by_kind.items())},
+        )
+
+    def _questions(self, task: Task) -> list[Sample]:
+        from prunebench.plugins import get_plugins
+
+        if not task.dataset:
+            raise EvaluationError(f"task {task.id!r} names no dataset: the evaluator 'local' needs one")
+        key = (task.dataset, task.split, task.n, task.seed, task.domain)
+        if key not in self._samples:
+            dataset = get_plugins().get("datasets", task.dataset)()
+            found = dataset.samples(task.split, task.n, seed=task.seed, domain=task.domain)
+            if not found:
+                raise EvaluationError(f"task {task.id!r}: dataset {task.dataset!r} has no samples for it")
+            if without := [sample.id for sample in found if sample.answer is None]:
+                raise EvaluationError(f"task {task.id!r}: sample {without[0]!r} has no expected answer")
+            self._samples[key] = found
+        return self._samples[key]
+
+    def _encoded(self, loaded: LoadedModel, task: Task, start: int, batch: Sequence[Sample]) -> DecoderInputs:
+        key = (loaded.info.revision, loaded.info.dtype, task.dataset, task.split, task.seed, task.domain, start, len(batch))
+        if key in self._inputs:
+            return self._inputs[key].to(loaded.device)
+        inputs = loaded.encode(batch)
+        size = inputs.embeds.numel() * inputs.embeds.element_size()
+        if self._cached + size <= self.cache_bytes:
+            self._cached += size
+            self._inputs[key] = inputs.to("cpu")
+        return inputs
+
+
+def _outside(answer: str, sample: Sample) -> bool:
+    """True where the answer is none of the question's options (open questions have none)."""
+    options = {normalise(option) for option in sample.options}
+    return bool(answer.strip()) and bool(options) and normalise(answer) not in options
+
+
+def chance_level(samples: Sequence[Sample]) -> float | None:
+    """Expected score of a uniform guess among each question's options; None where a question is open."""
+    if not all(sample.options for sample in samples):
+        return None
+    return sum(1.0 / len(sample.options) for sample in samples) / len(samples)
+
+
+def majority_level(samples: Sequence[Sample]) -> float:
+    """Score of answering every question with the most common answer of its kind."""
+    answers: dict[str, Counter] = defaultdict(Counter)
+    for sample in samples:
+        answers[sample.kind][normalise(sample.answer or "")] += 1
+    return sum(counter.most_common(1)[0][1] for counter in answers.values()) / len(samples)

@@ -1,0 +1,134 @@
+"""What a group of records says: who is best, who ties with it, and who does not beat random draws of layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from prunebench.comparison import Group, Row, Section
+from prunebench.evaluator import TaskResult
+from prunebench.stats import Difference, Flips, flips, is_binary, paired_difference
+from prunebench.store import Record
+
+__all__ = [
+    "BandVerdict",
+    "band_verdicts",
+    "best_rows",
+    "difference",
+    "flips_from_dense",
+    "jaccard",
+    "planted_precision",
+]
+
+Paired = dict[str, tuple[tuple[float, ...], tuple[float, ...]]]
+
+
+@dataclass(frozen=True, eq=False)
+class BandVerdict:
+    """How the ranked rows of a section stand to one band's draws."""
+
+    band: Row
+    low: float
+    mean: float
+    high: float
+    above: tuple[Row, ...]
+    not_above: tuple[Row, ...]
+
+
+def best_rows(section: Section) -> list[Row]:
+    """The rows of rank 1: one, or several with equal scores."""
+    return [row for row in section.ranked if row.rank == 1]
+
+
+def band_verdicts(group: Group, section: Section) -> list[BandVerdict]:
+    """For each band, the ranked rows that lie above its best draw, and those that do not."""
+    verdicts = []
+    for band in section.bands:
+        draws = band.values(group.ranking)
+        if not draws:
+            continue
+        above = tuple(row for row in section.ranked if row.values(group.ranking)[0] > max(draws))
+        rest = tuple(row for row in section.ranked if row not in above)
+        verdicts.append(BandVerdict(band, min(draws), sum(draws) / len(draws), max(draws), above, rest))
+    return verdicts
+
+
+def difference(group: Group, row: Row, best: Row) -> Difference | None:
+    """Paired difference row − best in units of the ranking score, the dense model's scores and chance taken as fixed.
+
+    The ranking score is linear in the task scores, so it is the sum over tasks of the task's mean paired difference,
+    divided by (dense − chance) or dense and by the number of tasks.
+
+    Returns:
+        None for bands, and where per-question scores are missing or are of other questions.
+    """
+    if group.dense is None or group.ranking is None or len(row.records) != 1 or len(best.records) != 1:
+        return None
+    pairs = _paired(row.records[0], best.records[0], group.tasks)
+    if pairs is None:
+        return None
+    weights = {}
+    for task in group.tasks:
+        reference, floor = group.reference[task], 0.0
+        if group.ranking == "chance_corrected":
+            floor = reference.chance or 0.0
+        elif not reference.higher_is_better:
+            return None  # dense / score is not linear in the score
+        dense = next(result.score for result in group.dense.tasks if result.task == task)
+        weights[task] = 1 / ((dense - floor) * len(group.tasks))
+    first = {task: pair[0] for task, pair in pairs.items()}
+    second = {task: pair[1] for task, pair in pairs.items()}
+    return paired_difference(first, second, weights=weights)
+
+
+def flips_from_dense(group: Group, record: Record) -> Flips | None:
+    """Answers that pruning turned from right to wrong and from wrong to right, over all tasks of 0/1 scores."""
+    if group.dense is None:
+        return None
+    pairs = _paired(group.dense, record, group.tasks)
+    if pairs is None or not all(is_binary(scores) for pair in pairs.values() for scores in pair):
+        return None
+    counts = [flips(dense, pruned) for dense, pruned in pairs.values()]
+    return Flips(sum(c.right_to_wrong for c in counts), sum(c.wrong_to_right for c in counts))
+
+
+def jaccard(first: Row, second: Row) -> float | None:
+    """Overlap |A ∩ B| / |A ∪ B| of the removed layers, averaged over all pairs of draws; None without plans."""
+    plans_a = [record.plan for record in first.shown if record.plan is not None]
+    plans_b = [record.plan for record in second.shown if record.plan is not None]
+    if first is second and len(plans_a) > 1:  # a draw always equals itself; that says nothing about the strategy
+        pairs = [(a, b) for i, a in enumerate(plans_a) for b in plans_a[i + 1 :]]
+    else:
+        pairs = [(a, b) for a in plans_a for b in plans_b]
+    return sum(a.diff(b).jaccard for a, b in pairs) / len(pairs) if pairs else None
+
+
+def planted_precision(record: Record) -> float | None:
+    """Share of the removed layers that are redundant by construction; None where nothing is planted or removed."""
+    removable = record.model.planted_removable
+    if removable is None or record.plan is None or not record.plan.removed_layers:
+        return None
+    removed = set(record.plan.removed_layers)
+    return len(removed & removable) / len(removed)
+
+
+def _paired(first: Record, second: Record, tasks: Sequence[str]) -> Paired | None:
+    pairs: Paired = {}
+    for task in tasks:
+        one = next((result for result in first.tasks if result.task == task), None)
+        two = next((result for result in second.tasks if result.task == task), None)
+        if one is None or two is None or not _per_question(one) or not _per_question(two):
+            return None
+        by_id = dict(zip(two.ids, two.scores, strict=True))
+        if set(one.ids) != set(by_id):
+            return None
+        pairs[task] = one.scores, tuple(by_id[question] for question in one.ids)
+    return pairs or None
+
+
+def _per_question(result: TaskResult) -> bool:
+    """True where the task's score is the mean of one score for each of its questions."""
+    count = len(result.scores)
+    if not count or count != len(result.ids) or count != result.n or len(set(result.ids)) != count:
+        return False
+    return abs(sum(result.scores) / count - result.score) <= 1e-6 * max(1.0, abs(result.score))

@@ -1,0 +1,95 @@
+"""Costs that can be counted: parameters, bytes, prefill FLOPs and key-value bytes, per decoder layer and in all."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prunebench.errors import ModelError
+from prunebench.model_info import LayerCost, ModelInfo
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from prunebench.adapter import ModelAdapter
+
+__all__ = ["REFERENCE_TOKENS", "checkpoint_revision", "describe", "layer_cost", "weight_bytes"]
+
+REFERENCE_TOKENS = 1024
+"""Prompt length that prefill FLOPs are stated for."""
+
+
+def weight_bytes(module: nn.Module) -> int:
+    """Bytes of all parameters and buffers, each storage counted once (tied weights)."""
+    seen: dict[int, int] = {}
+    for tensor in (*module.parameters(), *module.buffers()):
+        seen[tensor.data_ptr() if tensor.device.type != "meta" else id(tensor)] = tensor.numel() * tensor.element_size()
+    return sum(seen.values())
+
+
+def layer_cost(layer: nn.Module, config: Any, tokens: int = REFERENCE_TOKENS) -> LayerCost:
+    """Cost of one decoder layer.
+
+    Prefill FLOPs for T tokens: 2·T per weight of each linear map, plus 2·T·(T + 1)·heads·head_dim for the two products
+    of causal attention (scores and values, T·(T + 1)/2 pairs, 2 FLOPs per multiply-add each).
+    """
+    from torch import nn
+
+    params = sum(p.numel() for p in layer.parameters())
+    linear = sum(m.weight.numel() for m in layer.modules() if isinstance(m, nn.Linear))
+    heads = getattr(config, "num_attention_heads", 0) or 0
+    head_dim = getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else 0)
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    itemsize = next((p.element_size() for p in layer.parameters()), 4)
+    return LayerCost(
+        params=params,
+        bytes=weight_bytes(layer),
+        prefill_flops=float(2 * tokens * linear + 2 * tokens * (tokens + 1) * heads * head_dim),
+        kv_bytes_per_token=2 * kv_heads * head_dim * itemsize,
+    )
+
+
+def describe(model: nn.Module, adapter: ModelAdapter, *, name: str, revision: str, dtype: str, **extra: Any) -> ModelInfo:
+    """Measure a dense model by counting."""
+    decoder, config = adapter.decoder(model), adapter.text_config(model)
+    layers = tuple(layer_cost(layer, config) for layer in decoder.layers)
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    lm = {id(p): p for part in (decoder, head) if part is not None for p in part.parameters()}
+    head_flops = 2.0 * REFERENCE_TOKENS * head.weight.numel() if head is not None else 0.0
+    return ModelInfo(
+        name=name,
+        adapter=adapter.name,
+        revision=revision,
+        n_layers=len(layers),
+        hidden_size=config.hidden_size,
+        dtype=dtype,
+        layers=layers,
+        lm_params=sum(p.numel() for p in lm.values()),
+        model_params=sum(p.numel() for p in model.parameters()),
+        model_bytes=weight_bytes(model),
+        lm_prefill_flops=sum(cost.prefill_flops for cost in layers) + head_flops,
+        kv_bytes_per_token=sum(cost.kv_bytes_per_token for cost in layers),
+        reference_tokens=REFERENCE_TOKENS,
+        protected=adapter.protected_layers(model),
+        modalities=adapter.modalities,
+        **extra,
+    )
+
+
+def checkpoint_revision(folder: Path) -> str:
+    """SHA-256 (hex) over the names and bytes of the weights and JSON files of a checkpoint folder.
+
+    Raises:
+        ModelError: there are no safetensors in it.
+    """
+    files = sorted(p for p in Path(folder).iterdir() if p.suffix in {".safetensors", ".json"})
+    if not any(p.suffix == ".safetensors" for p in files):
+        raise ModelError(f"{folder} holds no *.safetensors weights (pickled checkpoints are not loaded)")
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(path.name.encode() + b"\0")
+        with open(path, "rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()

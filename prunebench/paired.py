@@ -1,0 +1,204 @@
+"""Two models on the same questions: paired differences, flips and the exact McNemar test. No torch here.
+
+Everything here is also found in `prunebench.stats`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from prunebench.errors import BadParameter
+
+__all__ = [
+    "N_BOOT",
+    "Difference",
+    "Flips",
+    "bootstrap_means",
+    "check_level",
+    "checked_scores",
+    "flips",
+    "is_binary",
+    "mcnemar",
+    "paired_difference",
+]
+
+N_BOOT = 10_000
+
+
+class Difference(NamedTuple):
+    """Mean paired difference a − b with its interval, over `n` questions."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    @property
+    def is_tie(self) -> bool:
+        """True where the interval holds zero: the data do not tell which of the two is better."""
+        return self.low <= 0.0 <= self.high
+
+
+class Flips(NamedTuple):
+    """Questions whose verdict changed."""
+
+    right_to_wrong: int
+    wrong_to_right: int
+
+
+def paired_difference(
+    scores_a: Sequence[float] | Mapping[str, Sequence[float]],
+    scores_b: Sequence[float] | Mapping[str, Sequence[float]],
+    seed: int = 0,
+    n_boot: int = N_BOOT,
+    level: float = 0.95,
+    weights: Mapping[str, float] | None = None,
+) -> Difference:
+    """Mean difference of two models on the same questions, with a paired percentile bootstrap interval.
+
+    Questions are resampled as pairs, so what makes a question hard for both models cancels out. Given tasks (mappings),
+    each task is resampled by itself and the statistic is Σ_task w · mean(a − b).
+
+    Parameters
+    ----------
+    scores_a, scores_b : sequence of float, shape (n,), or mapping of task → such a sequence
+        Entry i of both belongs to the same question.
+    seed : int
+        The same scores and seed always give the same interval.
+    n_boot : int
+        Number of resamples.
+    level : float
+        Confidence level in (0, 1).
+    weights : mapping of task → factor, optional
+        Used as they are, not normalised, so that a difference can be told in units of a relative score. The mean over
+        tasks if absent.
+
+    Raises
+    ------
+    BadParameter
+        Different tasks, different numbers of questions, or none.
+
+    References
+    ----------
+    B. Efron and R. J. Tibshirani, "An Introduction to the Bootstrap" (1993), chapters 8 and 13.
+    """
+    check_level(level)
+    if isinstance(scores_a, Mapping) != isinstance(scores_b, Mapping):
+        raise BadParameter("give both models' scores as sequences, or both as mappings of task to scores")
+    strata_a = scores_a if isinstance(scores_a, Mapping) else {"": scores_a}
+    strata_b = scores_b if isinstance(scores_b, Mapping) else {"": scores_b}
+    if not strata_a or set(strata_a) != set(strata_b):
+        raise BadParameter("a paired difference needs the same tasks, at least one, on both sides")
+    tasks = sorted(strata_a)
+    factors = weights if weights is not None else {task: 1 / len(tasks) for task in tasks}
+    if without := [task for task in tasks if task not in factors]:
+        raise BadParameter(f"no weight for task {without[0]!r}")
+    random = np.random.RandomState(seed)
+    mean, total, resampled = 0.0, 0, np.zeros(n_boot)
+    for task in tasks:
+        difference = _pairs(strata_a[task], strata_b[task], task)
+        mean += factors[task] * float(difference.mean())
+        resampled += factors[task] * bootstrap_means(difference, random, n_boot)
+        total += difference.size
+    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
+    return Difference(mean, float(low), float(high), total)
+
+
+def flips(scores_a: Sequence[float], scores_b: Sequence[float]) -> Flips:
+    """How many questions went from right under `a` to wrong under `b`, and the other way round.
+
+    Parameters
+    ----------
+    scores_a, scores_b : sequence of 0 and 1, shape (n,)
+        Entry i of both belongs to the same question.
+
+    Raises
+    ------
+    BadParameter
+        Scores other than 0 and 1, or different numbers of questions.
+    """
+    difference = _pairs(scores_a, scores_b)
+    if not (is_binary(scores_a) and is_binary(scores_b)):
+        raise BadParameter("flips are counted for scores of 0 and 1 only")
+    return Flips(int((difference == 1).sum()), int((difference == -1).sum()))
+
+
+def mcnemar(scores_a: Sequence[float], scores_b: Sequence[float]) -> float:
+    """Exact two-sided McNemar test that two models are equally often right.
+
+    Of the m questions where just one of the two is right, the number that `a` wins is Binomial(m, 1/2) if neither model
+    is better. With m = 0 nothing tells them apart and p = 1.
+
+    Parameters
+    ----------
+    scores_a, scores_b : sequence of 0 and 1, shape (n,)
+        Entry i of both belongs to the same question.
+
+    Returns
+    -------
+    float
+        The p-value.
+
+    Raises
+    ------
+    BadParameter
+        Scores other than 0 and 1, or different numbers of questions.
+
+    References
+    ----------
+    Q. McNemar, "Note on the sampling error of the difference between correlated proportions or percentages",
+    Psychometrika 12 (1947).
+    """
+    from scipy.stats import binomtest
+
+    lost, won = flips(scores_a, scores_b)
+    return float(binomtest(lost, lost + won, 0.5).pvalue) if lost + won else 1.0
+
+
+def is_binary(scores: Sequence[float] | np.ndarray) -> bool:
+    """True where every score is 0 or 1."""
+    values = np.asarray(scores, dtype=np.float64)
+    return bool(np.isin(values, (0.0, 1.0)).all())
+
+
+def bootstrap_means(values: np.ndarray, random: np.random.RandomState, n_boot: int) -> np.ndarray:
+    """`n_boot` means of resamples, drawn with replacement, of `values` (shape (n,)); shape (n_boot,)."""
+    # Resampling n values with replacement draws multinomial counts of the distinct ones: the same distribution, and for
+    # 0/1 scores hundreds of times less work. RandomState, because its stream is frozen over NumPy versions and a
+    # committed leaderboard has to come out the same everywhere.
+    distinct, counts = np.unique(values, return_counts=True)
+    if distinct.size == 1:
+        return np.full(n_boot, distinct[0])
+    if distinct.size <= 32:
+        return random.multinomial(values.size, counts / values.size, size=n_boot) @ distinct / values.size
+    step = max(1, 2_000_000 // values.size)  # resamples at a time, so that memory stays small
+    means = np.empty(n_boot)
+    for start in range(0, n_boot, step):
+        part = means[start : start + step]
+        part[:] = values[random.randint(values.size, size=(part.size, values.size))].mean(axis=1)
+    return means
+
+
+def checked_scores(scores: Sequence[float]) -> np.ndarray:
+    """The scores as an array of shape (n,), n >= 1, all finite; BadParameter where they are not."""
+    values = np.asarray(scores, dtype=np.float64)
+    if values.ndim != 1 or values.size == 0 or not np.isfinite(values).all():
+        raise BadParameter("scores must be a list of at least one finite number")
+    return values
+
+
+def _pairs(scores_a: Sequence[float], scores_b: Sequence[float], task: str = "") -> np.ndarray:
+    first, second = checked_scores(scores_a), checked_scores(scores_b)
+    if first.size != second.size:
+        where = f" in task {task!r}" if task else ""
+        raise BadParameter(f"paired scores must be of the same questions, got {first.size} and {second.size}{where}")
+    return first - second
+
+
+def check_level(level: float) -> None:
+    """BadParameter for a confidence level outside (0, 1)."""
+    if not 0 < level < 1:
+        raise BadParameter(f"a confidence level lies between 0 and 1, got {level:g}")

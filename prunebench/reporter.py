@@ -1,0 +1,80 @@
+"""What a run says while it runs: to stderr, so that stdout holds results only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from prunebench.store import Record
+
+__all__ = ["Reporter"]
+
+
+class Reporter:
+    """Progress bars on a terminal; elsewhere one line per stage. `Reporter.silent()` says nothing."""
+
+    def __init__(self, console: Console | None = None, *, debug: bool = False) -> None:
+        from rich.console import Console
+
+        # Under a pipe rich assumes 80 columns; long lines there are better left whole.
+        self.console = console or Console(stderr=True, soft_wrap=True, highlight=False)
+        self.debug = debug
+        self._muted = False
+
+    @classmethod
+    def silent(cls) -> Reporter:
+        from rich.console import Console
+
+        reporter = cls(Console(stderr=True, quiet=True))
+        reporter._muted = True
+        return reporter
+
+    def note(self, text: str) -> None:
+        self.console.print(text, markup=False)
+
+    def warn(self, text: str) -> None:
+        self.console.print(f"warning: {text}", style="yellow", markup=False)
+
+    def begin(self, label: str) -> None:
+        self.console.print(f"▸ {label}", style="bold", markup=False)
+
+    def cell(self, number: int, total: int, record: Record) -> None:
+        """One line when a cell has finished."""
+        if record.status == "ok":
+            scores = ", ".join(f"{task.task} {100 * task.score:.1f}" for task in record.tasks)
+            removed = list(record.plan.removed_layers) if record.plan else []
+            text = f"  [{number}/{total}] removed {removed}: {scores}"
+        else:
+            text = f"  [{number}/{total}] {record.status}: {record.error}"
+        self.console.print(text, markup=False, style=None if record.status == "ok" else "red")
+
+    @contextmanager
+    def step(self, label: str) -> Iterator[None]:
+        """A stage without a count."""
+        if self.console.is_terminal and not self._muted:
+            with self.console.status(label):
+                yield
+        else:
+            self.note(f"{label} ...")
+            yield
+
+    @contextmanager
+    def bar(self, label: str, total: int) -> Iterator[Callable[[int, int], None]]:
+        """A stage that counts; yields ``advance(done, total)``."""
+        if not self.console.is_terminal or self._muted:
+            if not self._muted:
+                self.note(f"{label} ({total}) ...")
+            yield lambda done, whole: None
+            return
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=self.console, transient=True) as progress:
+            task = progress.add_task(label, total=total)
+            yield lambda done, whole: progress.update(task, completed=done, total=whole)
+
+

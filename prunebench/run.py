@@ -1,0 +1,343 @@
+"""A run, top to bottom: load, calibrate once, and for each cell plan, prune, evaluate, measure, record.
+
+The grid is small (strategies × budgets × seeds on one model and one suite) and lives in one process: one loaded model,
+one Trace, encoder outputs shared by all plans. Finished cells are skipped, so running the same command again finishes
+what is missing and touches nothing else.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from prunebench import surgery
+from prunebench.budget import Budget
+from prunebench.calibration.samples import Sample, fingerprint
+from prunebench.calibration.trace import Trace, trace_key
+from prunebench.config import CalibrationSpec, Cell, Spec, split_params
+from prunebench.environment import describe_environment, package_version
+from prunebench.errors import BadParameter, PruneBenchError, StoreError
+from prunebench.plan import Plan
+from prunebench.plugins import Plugins, get_plugins
+from prunebench.reporter import Reporter
+from prunebench.store import Memory, Record, Store, now
+from prunebench.strategy import PlanContext, Strategy, strategy_params
+from prunebench.suites import Suite, load_suite
+
+if TYPE_CHECKING:
+    from prunebench.adapter import LoadedModel
+    from prunebench.evaluator import Evaluator, TaskResult
+
+__all__ = ["CONTROLS", "DENSE", "Session", "run"]
+
+DENSE = "dense"
+CONTROLS = ("random", "first_n", "last_n", "even_spacing", "cosine")
+"""Strategies that ``--controls`` adds, by registered name."""
+
+
+def run(spec: Spec, reporter: Reporter | None = None) -> list[Record]:
+    """Run a grid and return its records, dense first.
+
+    Raises:
+        PruneBenchError: the grid cannot be started (unknown names, unreadable model, unwritable folder).
+            A cell that fails afterwards is a failed record instead.
+    """
+    session = Session(spec, reporter or Reporter.silent())
+    return session.run()
+
+
+@dataclass
+class _Job:
+    cell: Cell
+    strategy: Strategy
+
+
+class Session:
+    """One loaded model, one suite, one calibration, and the cells over them."""
+
+    def __init__(self, spec: Spec, reporter: Reporter) -> None:
+        self.spec = spec
+        self.reporter = reporter
+        self.plugins: Plugins = get_plugins()
+        self.store = Store(spec.out)
+        # All names are looked up before anything slow happens.
+        adapter_class = self.plugins.get("models", spec.model)
+        self.strategies = self._build_strategies()
+        suite_name = spec.suite or adapter_class.default_suite
+        if suite_name is None:
+            raise BadParameter(f"model {spec.model!r} has no default suite: name one with --suite")
+        self.suite: Suite = self._limited(load_suite(self.plugins.get("suites", suite_name)))
+        dataset_name = spec.calibration or adapter_class.default_calibration
+        if dataset_name is None and any(s.requires() for s in self.strategies.values()):
+            raise BadParameter(f"model {spec.model!r} has no default calibration data: name a dataset with --calibration")
+        self.dataset = self.plugins.get("datasets", dataset_name)() if dataset_name else None
+        self.evaluators: dict[str, Evaluator] = {}
+        for name in {task.evaluator for task in self.suite.tasks}:
+            self.evaluators[name] = self._evaluator(name)
+        self.executor = self.plugins.get("executors", spec.executor)()
+        self.loaded: LoadedModel = self._load(adapter_class)
+        self._samples: list[Sample] | None = None
+        self._trace: Trace | None = None
+        self._timing_samples: list[Sample] | None = None
+
+    # -- setting up --------------------------------------------------------------------------------------------------
+
+    def _build_strategies(self) -> dict[str, Strategy]:
+        names = list(dict.fromkeys([*self.spec.strategies, *(CONTROLS if self.spec.controls else ())]))
+        names = [name for name in names if name != DENSE]
+        classes = {name: self.plugins.get("strategies", name) for name in names}
+        classes = {cls.name: cls for cls in classes.values()}  # aliases are one strategy
+        own = {name: list(strategy_params(cls)) for name, cls in classes.items()}
+        asked = {self.plugins.get("strategies", name).name for name in self.spec.strategies if name != DENSE}
+        params = split_params(self.spec.params, {name: own[name] for name in own if name in asked} or own)
+        return {name: cls.from_params(params.get(name)) for name, cls in classes.items()}
+
+    def _limited(self, suite: Suite) -> Suite:
+        limit = self.spec.limit
+        if limit is None:
+            return suite
+        tasks = tuple(task.model_copy(update={"n": min(task.n, limit)}) for task in suite.tasks)
+        return suite.model_copy(update={"tasks": tasks})
+
+    def _evaluator(self, name: str) -> Evaluator:
+        evaluator = self.plugins.get("evaluators", name)()
+        if hasattr(evaluator, "batch_size"):
+            evaluator.batch_size = self.spec.batch_size
+        return evaluator
+
+    def _load(self, adapter_class: Any) -> LoadedModel:
+        with self.reporter.step(f"load {self.spec.model}"):
+            loaded = adapter_class().load(path=self.spec.model_path, device=self.spec.device, dtype=self.spec.dtype)
+        if wrong := [t for t in self.suite.tasks if t.modality not in loaded.info.modalities]:
+            known = ", ".join(loaded.info.modalities)
+            raise BadParameter(f"suite {self.suite.name!r} asks about {wrong[0].modality}, {self.spec.model} takes {known}")
+        return loaded
+
+    def cells(self) -> list[_Job]:
+        """The grid: dense, then every strategy at every budget and seed."""
+        jobs = [self._job(self.plugins.get("strategies", DENSE)(), Budget(value=0.0), self.spec.seed)]
+        for budget in self.spec.budgets:
+            budget.layers_asked(self.loaded.info.n_layers)  # too large a budget stops the run before it starts
+            for strategy in self.strategies.values():
+                seeds = range(self.spec.seeds) if strategy.stochastic else (0,)
+                jobs += [self._job(strategy, budget, self.spec.seed + offset) for offset in seeds]
+        return jobs
+
+    def _job(self, strategy: Strategy, budget: Budget, seed: int) -> _Job:
+        info, spec = self.loaded.info, self.spec
+        revisions = {t.dataset: self.plugins.get("datasets", t.dataset).revision for t in self.suite.tasks if t.dataset}
+        defaults = type(strategy)().params()
+        cell = Cell(
+            model=info.name,
+            model_revision=info.revision,
+            dtype=info.dtype,
+            strategy=strategy.name,
+            strategy_params={k: v for k, v in strategy.params().items() if v != defaults[k]},
+            strategy_version=self._version(strategy),
+            budget=budget,
+            seed=seed,
+            suite=self.suite.name,
+            suite_digest=self.suite.digest(revisions),
+            limit=spec.limit,
+            calibration=self._calibration() if strategy.requires() else None,
+            calibration_revision=self.dataset.revision if self.dataset and strategy.requires() else "",
+            latency=spec.latency,
+        )
+        return _Job(cell, strategy)
+
+    def _version(self, strategy: Strategy) -> str:
+        owner = self.plugins.registry("strategies")[strategy.name].plugin
+        return self.plugins.infos[owner].version or package_version("prunebench") or ""
+
+    def _calibration(self) -> CalibrationSpec:
+        assert self.dataset is not None
+        spec = self.spec
+        return CalibrationSpec(
+            dataset=self.dataset.name, n=spec.n_calibration, seed=spec.calibration_seed, domain=spec.calibration_domain
+        )
+
+    # -- stages ------------------------------------------------------------------------------------------------------
+
+    def samples(self) -> list[Sample]:
+        """The calibration samples, made once."""
+        if self._samples is None:
+            spec = self._calibration()
+            assert self.dataset is not None
+            self._samples = self.dataset.samples(spec.split, spec.n, seed=spec.seed, domain=spec.domain)
+        return self._samples
+
+    def trace(self) -> Trace:
+        """The one Trace of this run, with all that any of its strategies reads; from disk where it is there already."""
+        if self._trace is not None:
+            return self._trace
+        from prunebench.calibration.collect import calibrate
+
+        needed = frozenset().union(*(strategy.requires() for strategy in self.strategies.values()))
+        samples, info = self.samples(), self.loaded.info
+        path = self.store.traces / f"{trace_key(info.name, info.revision, info.dtype, fingerprint(samples))}.safetensors"
+        if path.exists():
+            try:
+                found = Trace.load(path)
+                if found.has(needed):
+                    self.reporter.note(f"calibration: {path.name} reused ({found.meta.n_samples} samples)")
+                    self._trace = found
+                    return found
+                needed |= frozenset(found.meta.statistics)  # a trace grows, it never loses what others rely on
+            except StoreError as error:
+                moved = self.store.quarantine(path)
+                self.reporter.warn(f"{error}; moved to {moved} and made anew")
+        with self.reporter.bar("calibrate", len(samples)) as advance:
+            self._trace = calibrate(self.loaded, samples, needed, batch_size=self.spec.batch_size, progress=advance)
+        self._trace.save(self.store.traces)
+        return self._trace
+
+    def plan(self, job: _Job) -> tuple[Plan, PlanContext]:
+        """Score and select; nothing is pruned."""
+        trace = self.trace() if job.strategy.requires() else None
+        context = PlanContext(model=self.loaded.info, budget=job.cell.budget, trace=trace, seed=job.cell.seed)
+        started = time.perf_counter()
+        plan = job.strategy.plan(context)
+        seconds = time.perf_counter() - started
+        assert plan.provenance is not None
+        owner = self.plugins.registry("strategies")[job.strategy.name].plugin
+        return plan.model_copy(
+            update={
+                "cost": plan.cost.model_copy(update={"search_seconds": seconds}),
+                "provenance": plan.provenance.model_copy(
+                    update={
+                        "plugin": owner,
+                        "version": job.cell.strategy_version,
+                        "warnings": tuple(context.warnings),
+                    }
+                ),
+            }
+        ), context
+
+    def evaluate(self, plan: Plan) -> list[TaskResult]:
+        """All tasks of the suite on the pruned model, which is whole again afterwards."""
+        results = []
+        with surgery.pruned(self.loaded, plan):
+            for task in self.suite.tasks:
+                with self.reporter.bar(f"  {task.id}", task.n) as advance:
+                    results.append(self.evaluators[task.evaluator].evaluate(self.loaded, task, advance))
+        return results
+
+    def measure(self, plan: Plan) -> tuple[Any, Memory]:
+        """Latency and memory of the pruned model beside the dense one."""
+        from prunebench.measure.cost import weight_bytes
+        from prunebench.measure.latency import measure_latency
+        from prunebench.measure.memory import nvml_process_bytes, peak_rss_bytes
+
+        latency, peaks = None, {}
+        spec = self.spec.latency
+        if spec.enabled:
+            with self.reporter.bar("  latency", spec.warmup + spec.rounds) as advance:
+                latency, peaks = measure_latency(self.loaded, plan, self._timing(), spec, advance)
+        info = self.loaded.info
+        with surgery.pruned(self.loaded, plan):
+            weights = weight_bytes(self.loaded.model)
+        memory = Memory(
+            weights=weights,
+            dense_weights=info.model_bytes,
+            kv_bytes_per_token=sum(info.layers[layer].kv_bytes_per_token for layer in plan.kept_layers),
+            torch_peak_allocated=getattr(peaks.get("pruned"), "allocated", None),
+            dense_torch_peak_allocated=getattr(peaks.get("dense"), "allocated", None),
+            torch_peak_reserved=getattr(peaks.get("pruned"), "reserved", None),
+            dense_torch_peak_reserved=getattr(peaks.get("dense"), "reserved", None),
+            nvml_process=nvml_process_bytes(self.loaded.device),
+            peak_rss=peak_rss_bytes(),
+        )
+        return latency, memory
+
+    def _timing(self) -> Sequence[Sample]:
+        """Fixed questions for timing: the first of each task in turn, so that every modality is in the batch's reach."""
+        if self._timing_samples is None:
+            first = next((task for task in self.suite.tasks if task.dataset), None)
+            if first is None:
+                self._timing_samples = self.samples()[: self.spec.latency.batch_size]
+            else:
+                dataset = self.plugins.get("datasets", first.dataset)()
+                count = self.spec.latency.batch_size
+                self._timing_samples = dataset.samples(first.split, count, seed=first.seed, domain=first.domain)
+        return self._timing_samples
+
+    # -- cells -------------------------------------------------------------------------------------------------------
+
+    def run(self) -> list[Record]:
+        """Run what is missing of the grid; records in grid order."""
+        self.store.check_writable()
+        jobs = {job.cell.id: job for job in self.cells()}
+        done: dict[str, Record] = {}
+        for cell_id, job in jobs.items():
+            found = None if self.spec.force else self.store.finished(job.cell)
+            if found is not None:
+                done[cell_id] = found
+        if done:
+            self.reporter.note(f"{len(done)} of {len(jobs)} cells are finished already and skipped")
+        todo = [job.cell for cell_id, job in jobs.items() if cell_id not in done]
+        for number, record in enumerate(self.executor.run(todo, lambda cell: self.run_cell(jobs[cell.id])), start=1):
+            done[record.id] = record
+            self.reporter.cell(number, len(todo), record)
+            for _ in self.plugins.each("prunebench_cell_finished", record=record):
+                pass
+        return [done[cell_id] for cell_id in jobs if cell_id in done]
+
+    def run_cell(self, job: _Job) -> Record:
+        """One cell, whatever happens in it: a failure is a record, and the next cell runs."""
+        self.reporter.begin(job.cell.label)
+        started, clock = now(), time.perf_counter()
+        parts: dict[str, Any] = {"status": "ok", "error": None}
+        seconds: dict[str, float] = {}
+
+        def lap(stage: str) -> None:
+            nonlocal clock
+            seconds[stage] = round(time.perf_counter() - clock, 3)
+            clock = time.perf_counter()
+
+        try:
+            with warnings.catch_warnings():
+                plan, context = self.plan(job)
+                lap("plan")
+                for line in context.warnings:
+                    self.reporter.warn(line)
+                parts |= {"plan": plan, "kind": plan.kind, "warnings": tuple(context.warnings)}
+                parts["tasks"] = tuple(self.evaluate(plan))
+                lap("evaluate")
+                parts["latency"], parts["memory"] = self.measure(plan)
+                lap("measure")
+        except KeyboardInterrupt:
+            raise
+        except Exception as error:
+            if isinstance(error, StoreError):
+                raise  # a store that cannot be written to cannot hold the failure either
+            parts["status"] = "oom" if _is_out_of_memory(error) else "failed"
+            parts["error"] = _describe(error)
+            if self.reporter.debug and not isinstance(error, PruneBenchError):
+                raise
+        record = Record(
+            id=job.cell.id,
+            cell=job.cell,
+            model=self.loaded.info,
+            seconds=seconds,
+            environment=describe_environment(str(self.loaded.device)),
+            started=started,
+            finished=now(),
+            **parts,
+        )
+        self.store.write(record)
+        return record
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+
+
+def _describe(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    text = lines[0] if lines else ""
+    return text if isinstance(error, PruneBenchError) and text else f"{type(error).__name__}: {text}"
+
+

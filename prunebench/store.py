@@ -1,0 +1,203 @@
+"""Records on disk: one JSON file per cell, whole or absent, that says everything needed to trust its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from prunebench import jsonio
+from prunebench.config import Cell
+from prunebench.errors import StoreError
+from prunebench.evaluator import TaskResult
+from prunebench.model_info import ModelInfo
+from prunebench.plan import Plan, first_problem
+
+__all__ = ["Latency", "Memory", "Phase", "Record", "Store", "load_records", "now", "read_record"]
+
+SCHEMA_VERSION = 1
+Status = Literal["ok", "failed", "oom", "interrupted"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Phase(_Part):
+    """One timed phase, in milliseconds: dense and pruned were timed in turn, in one process."""
+
+    median: float
+    p10: float
+    p90: float
+    dense_median: float
+    dense_p10: float
+    dense_p90: float
+    n: int
+
+    @property
+    def speedup(self) -> float:
+        return self.dense_median / self.median if self.median > 0 else float("nan")
+
+
+class Latency(_Part):
+    """Time of each phase for one fixed shape.
+
+    ``encoder`` is towers and projectors (never pruned), ``prefill`` the prompt pass up to the first token (TTFT without
+    the encoder), ``decode`` one further token, ``end_to_end`` all of it for `new_tokens` tokens.
+    """
+
+    device: str
+    clock: str
+    batch_size: int
+    prompt_tokens: int
+    new_tokens: int
+    encoder: Phase
+    prefill: Phase
+    decode: Phase
+    end_to_end: Phase
+
+
+class Memory(_Part):
+    """Memory in bytes. What a machine cannot tell is null, never zero."""
+
+    weights: int
+    dense_weights: int
+    kv_bytes_per_token: int
+    torch_peak_allocated: int | None = None
+    dense_torch_peak_allocated: int | None = None
+    torch_peak_reserved: int | None = None
+    dense_torch_peak_reserved: int | None = None
+    nvml_process: int | None = None
+    peak_rss: int | None = Field(default=None, description="of the whole process so far, dense and pruned alike")
+
+
+class Record(_Part):
+    """What came out of one cell."""
+
+    schema_version: int = SCHEMA_VERSION
+    id: str
+    cell: Cell
+    status: Status
+    error: str | None = None
+    model: ModelInfo
+    kind: str = "layers"
+    plan: Plan | None = None
+    tasks: tuple[TaskResult, ...] = ()
+    latency: Latency | None = None
+    memory: Memory | None = None
+    seconds: dict[str, float] = Field(default_factory=dict, description="wall seconds of each stage")
+    warnings: tuple[str, ...] = ()
+    environment: dict[str, Any] = Field(default_factory=dict)
+    started: str
+    finished: str
+
+    @property
+    def complete(self) -> bool:
+        return self.status == "ok" and bool(self.tasks)
+
+
+def now() -> str:
+    """UTC time in ISO 8601, to the second."""
+    return datetime.now(timezone.utc).replace(microsecond=0).isoformat()
+
+
+class Store:
+    """A folder with ``records/<cell id>.json``, ``plans/``, ``traces/`` and the tables made from them."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+
+    @property
+    def traces(self) -> Path:
+        return self.root / "traces"
+
+    def path(self, cell_id: str) -> Path:
+        return self.root / "records" / f"{cell_id}.json"
+
+    def finished(self, cell: Cell) -> Record | None:
+        """The cell's record if it finished well; a failed one does not count, so that it runs again.
+
+        A record that cannot be read is moved to ``quarantine/``, and the cell runs again.
+        """
+        path = self.path(cell.id)
+        if not path.exists():
+            return None
+        try:
+            record = read_record(path)
+        except StoreError:
+            self.quarantine(path)
+            return None
+        return record if record.status == "ok" and record.id == cell.id else None
+
+    def quarantine(self, path: Path) -> Path:
+        """Move a damaged file out of the way, never delete it."""
+        target = self.root / "quarantine" / path.name
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(target)
+        except OSError as error:
+            raise StoreError(f"cannot move the damaged file {path} to {target}: {error}") from error
+        return target
+
+    def write(self, record: Record) -> Path:
+        """Write a record, whole or not at all."""
+        path = self.path(record.id)
+        jsonio.write_text(path, record.model_dump_json(indent=1) + "\n")
+        return path
+
+    def check_writable(self) -> None:
+        """Fail before hours of work, not after.
+
+        Raises:
+            StoreError: nothing can be written below this folder.
+        """
+        probe = self.root / "records" / ".probe"
+        jsonio.write_text(probe, "")
+        probe.unlink(missing_ok=True)
+
+
+def read_record(path: Path) -> Record:
+    """Read one record.
+
+    Raises:
+        StoreError: missing, damaged, or of a schema that this version does not read.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise StoreError(f"cannot read record {path}: {error}") from error
+    try:
+        record = Record.model_validate_json(text)
+    except ValidationError as error:
+        raise StoreError(f"record {path} is damaged or of another version: {first_problem(error)}; remove it and run again") from error
+    if record.schema_version != SCHEMA_VERSION:
+        raise StoreError(f"record {path} has schema {record.schema_version}, this version reads {SCHEMA_VERSION}")
+    if record.id != record.cell.id:
+        raise StoreError(f"record {path} was changed by hand: its id does not fit its cell; remove it and run again")
+    return record
+
+
+def _record_files(paths: Iterable[str | Path]) -> Iterator[Path]:
+    for given in paths:
+        path = Path(given)
+        if path.is_file():
+            yield path
+        elif (path / "records").is_dir():
+            yield from sorted((path / "records").glob("*.json"))
+        elif path.is_dir():
+            yield from sorted(path.glob("*.json"))
+        else:
+            raise StoreError(f"no such run folder or record: {path}")
+
+
+def load_records(paths: Iterable[str | Path]) -> list[Record]:
+    """All records in run folders, record folders or files, ordered by id; the same cell twice counts once.
+
+    Raises:
+        StoreError: a path that does not exist, or a record that cannot be read.
+    """
+    records = {record.id: record for record in (read_record(path) for path in _record_files(paths))}
+    return [records[key] for key in sorted(records)]
