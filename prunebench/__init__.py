@@ -1,0 +1,97 @@
+"""PruneBench: which layers can a large vision-language model lose, by which method, and what does that cost?
+
+Names are imported on first use, so that ``import prunebench`` and the command line's help load neither torch nor
+transformers.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from prunebench.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from prunebench.adapter import DecoderInputs, LoadedModel, ModelAdapter
+    from prunebench.budget import Budget
+    from prunebench.calibration.samples import Sample
+    from prunebench.calibration.trace import Trace
+    from prunebench.config import Spec
+    from prunebench.dataset import Dataset
+    from prunebench.errors import PruneBenchError
+    from prunebench.evaluator import Evaluator, TaskResult
+    from prunebench.executor import Executor
+    from prunebench.model_info import ModelInfo
+    from prunebench.plan import Plan, ScoreTable
+    from prunebench.results import load_results
+    from prunebench.run import run
+    from prunebench.store import Record, load_records
+    from prunebench.strategy import PlanContext, ScoreStrategy, Strategy
+    from prunebench.surgery import prune, pruned
+
+_HOMES = {
+    "Budget": "budget",
+    "Dataset": "dataset",
+    "DecoderInputs": "adapter",
+    "Evaluator": "evaluator",
+    "Executor": "executor",
+    "LoadedModel": "adapter",
+    "ModelAdapter": "adapter",
+    "ModelInfo": "model_info",
+    "Plan": "plan",
+    "PlanContext": "strategy",
+    "PruneBenchError": "errors",
+    "Record": "store",
+    "Sample": "calibration.samples",
+    "ScoreStrategy": "strategy",
+    "ScoreTable": "plan",
+    "Spec": "config",
+    "Strategy": "strategy",
+    "TaskResult": "evaluator",
+    "Trace": "calibration.trace",
+    "load_records": "store",
+    "load_results": "results",
+    "prune": "surgery",
+    "pruned": "surgery",
+    "run": "run",
+}
+
+__all__ = [
+    "Budget",
+    "Dataset",
+    "DecoderInputs",
+    "Evaluator",
+    "Executor",
+    "LoadedModel",
+    "ModelAdapter",
+    "ModelInfo",
+    "Plan",
+    "PlanContext",
+    "PruneBenchError",
+    "Record",
+    "Sample",
+    "ScoreStrategy",
+    "ScoreTable",
+    "Spec",
+    "Strategy",
+    "TaskResult",
+    "Trace",
+    "hookimpl",
+    "load_records",
+    "load_results",
+    "prune",
+    "pruned",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'prunebench' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"prunebench.{_HOMES[name]}"), name)
+    globals()[name] = value  # also keeps the name from being taken by the submodule of the same name
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

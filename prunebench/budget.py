@@ -45,7 +45,9 @@ class Budget(BaseModel):
 
     def model_post_init(self, _context: object) -> None:
         if self.unit == "sparsity" and not 0.0 <= self.value < 1.0:
-            raise BudgetError(f"sparsity must lie in [0, 1), got {self.value:g}: 0.5 removes half of the decoder layers")
+            raise BudgetError(
+                f"sparsity must lie in [0, 1), got {self.value:g}: 0.5 removes half of the decoder layers"
+            )
         if self.unit == "layers" and (self.value < 0 or self.value != int(self.value)):
             raise BudgetError(f"the number of layers must be a whole number >= 0, got {self.value:g}")
 

@@ -96,6 +96,7 @@ class Spec(_Strict):
     device: str = "auto"
     dtype: str = "float32"
     batch_size: int = Field(default=32, ge=1)
+    threads: int | None = Field(default=None, ge=1, description="CPU threads; None lets the run decide")
     latency: LatencySpec = LatencySpec()
     executor: str = "local"
     out: Path = Path("runs")

@@ -17,6 +17,7 @@ class Dataset(abc.ABC):
 
     name: ClassVar[str]
     aliases: ClassVar[tuple[str, ...]] = ()
+    domains: tuple[str, ...] = ()
     revision: ClassVar[str] = "1"
     """Changes whenever the samples change: it is part of every result's identity."""
 
@@ -30,7 +31,3 @@ class Dataset(abc.ABC):
             seed: another draw from the same split.
             domain: only this domain; None mixes all evenly.
         """
-
-    @property
-    def domains(self) -> tuple[str, ...]:
-        return ()

@@ -1,17 +1,17 @@
 """One exception tree. Every message is one line that says what to do next; the CLI prints it without a traceback.
 
-    PruneBenchError
-    ├── UsageError              wrong words on the command line or in a file (exit code 2)
-    │   ├── UnknownName         no such strategy, model, suite, parameter, ... (names the nearest real one)
-    │   ├── BadParameter        a value outside what is allowed
-    │   └── BudgetError         more asked than a model has
-    ├── MissingExtra            an optional package is not installed (names the command that adds it)
-    ├── PluginError             a plugin that cannot be loaded or misbehaves
-    ├── ModelError              a model folder that cannot be read, or a model that does not fit
-    ├── CalibrationError        samples or hidden states that cannot be used
-    ├── PlanError               a plan that is inconsistent, or does not fit the model
-    ├── EvaluationError         a suite or a task that cannot be evaluated
-    └── StoreError              a record, trace or folder that cannot be read or written
+PruneBenchError
+├── UsageError              wrong words on the command line or in a file (exit code 2)
+│   ├── UnknownName         no such strategy, model, suite, parameter, ... (names the nearest real one)
+│   ├── BadParameter        a value outside what is allowed
+│   └── BudgetError         more asked than a model has
+├── MissingExtra            an optional package is not installed (names the command that adds it)
+├── PluginError             a plugin that cannot be loaded or misbehaves
+├── ModelError              a model folder that cannot be read, or a model that does not fit
+├── CalibrationError        samples or hidden states that cannot be used
+├── PlanError               a plan that is inconsistent, or does not fit the model
+├── EvaluationError         a suite or a task that cannot be evaluated
+└── StoreError              a record, trace or folder that cannot be read or written
 """
 
 from __future__ import annotations

@@ -100,7 +100,10 @@ class LocalEvaluator(Evaluator):
         key = (task.dataset, task.split, task.n, task.seed, task.domain)
         if key not in self._samples:
             dataset = get_plugins().get("datasets", task.dataset)()
-            found = dataset.samples(task.split, task.n, seed=task.seed, domain=task.domain)
+            try:
+                found = dataset.samples(task.split, task.n, seed=task.seed, domain=task.domain)
+            except ValueError as error:
+                raise EvaluationError(f"task {task.id!r}: dataset {task.dataset!r}: {error}") from error
             if not found:
                 raise EvaluationError(f"task {task.id!r}: dataset {task.dataset!r} has no samples for it")
             if without := [sample.id for sample in found if sample.answer is None]:
@@ -109,7 +112,16 @@ class LocalEvaluator(Evaluator):
         return self._samples[key]
 
     def _encoded(self, loaded: LoadedModel, task: Task, start: int, batch: Sequence[Sample]) -> DecoderInputs:
-        key = (loaded.info.revision, loaded.info.dtype, task.dataset, task.split, task.seed, task.domain, start, len(batch))
+        key = (
+            loaded.info.revision,
+            loaded.info.dtype,
+            task.dataset,
+            task.split,
+            task.seed,
+            task.domain,
+            start,
+            len(batch),
+        )
         if key in self._inputs:
             return self._inputs[key].to(loaded.device)
         inputs = loaded.encode(batch)

@@ -6,7 +6,7 @@ import abc
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 if TYPE_CHECKING:
     from prunebench.adapter import LoadedModel
@@ -26,18 +26,20 @@ class TaskResult(BaseModel):
     task: str
     metric: str
     n: int
-    score: float
-    ci_low: float
-    ci_high: float
+    score: FiniteFloat
+    ci_low: FiniteFloat
+    ci_high: FiniteFloat
     ci_method: str
     higher_is_better: bool = True
     chance: float | None = Field(default=None, description="score of a uniform guess")
-    majority: float | None = Field(default=None, description="score of always giving each question kind's most common answer")
+    majority: float | None = Field(
+        default=None, description="score of always giving each question kind's most common answer"
+    )
     empty: int = 0
     unparsable: int = Field(default=0, description="answers outside the question's options")
     seconds: float = 0.0
     ids: tuple[str, ...] = ()
-    scores: tuple[float, ...] = ()
+    scores: tuple[FiniteFloat, ...] = ()
     answers: tuple[str, ...] = ()
     kinds: dict[str, tuple[int, float]] = Field(default_factory=dict, description="question kind → (n, mean score)")
 

@@ -100,12 +100,16 @@ class Plan(_Part):
     @model_validator(mode="after")
     def _consistent(self) -> Plan:
         if self.schema_version != SCHEMA_VERSION:
-            raise ValueError(f"plan schema {self.schema_version} is not readable here (this version reads {SCHEMA_VERSION})")
+            raise ValueError(
+                f"plan schema {self.schema_version} is not readable here (this version reads {SCHEMA_VERSION})"
+            )
         seen: set[int] = set()
         for op in self.ops:
             layers = layers_touched(op)
             if outside := sorted(layer for layer in layers if layer >= self.target.n_layers):
-                raise ValueError(f"layer {outside[0]} does not exist: the model has layers 0..{self.target.n_layers - 1}")
+                raise ValueError(
+                    f"layer {outside[0]} does not exist: the model has layers 0..{self.target.n_layers - 1}"
+                )
             if twice := sorted(layers & seen):
                 raise ValueError(f"two operations touch layer {twice[0]}")
             seen |= layers

@@ -96,7 +96,9 @@ class Plugins:
         if only is not None:
             found = {entry_point.name for entry_point in entry_points}
             for name in sorted(only - found):
-                self.infos[name] = PluginInfo(name, "PRUNEBENCH_PLUGINS", errors=[str(UnknownName("plugin", name, found))])
+                self.infos[name] = PluginInfo(
+                    name, "PRUNEBENCH_PLUGINS", errors=[str(UnknownName("plugin", name, found))]
+                )
 
     def _load_file(self, path: Path) -> None:
         info = PluginInfo(name=path.stem, origin=str(path))
@@ -125,7 +127,9 @@ class Plugins:
         if info.name in self.infos:
             first = self.infos[info.name]
             key = f"{info.name} (from {info.origin})"
-            info.errors.append(f"duplicate plugin name {info.name!r}: already loaded from {first.origin}; this one is left out")
+            info.errors.append(
+                f"duplicate plugin name {info.name!r}: already loaded from {first.origin}; this one is left out"
+            )
             self.infos[key] = info
             return
         self.infos[info.name] = info
@@ -185,7 +189,9 @@ class Plugins:
                 for each_name, each_value in pairs:
                     if each_name in registry:
                         owner = registry[each_name].plugin
-                        _info.errors.append(f"{kind}: the name {each_name!r} is already taken by plugin {owner!r}; left out")
+                        _info.errors.append(
+                            f"{kind}: the name {each_name!r} is already taken by plugin {owner!r}; left out"
+                        )
                         continue
                     registry[each_name] = Registered(each_name, each_value, _info.name)
                     _info.provides.append(f"{kind}:{each_name}")

@@ -76,5 +76,3 @@ class Reporter:
         with Progress(*columns, console=self.console, transient=True) as progress:
             task = progress.add_task(label, total=total)
             yield lambda done, whole: progress.update(task, completed=done, total=whole)
-
-

@@ -17,6 +17,7 @@ from prunebench import surgery
 from prunebench.budget import Budget
 from prunebench.calibration.samples import Sample, fingerprint
 from prunebench.calibration.trace import Trace, trace_key
+from prunebench.comparison import DENSE
 from prunebench.config import CalibrationSpec, Cell, Spec, split_params
 from prunebench.environment import describe_environment, package_version
 from prunebench.errors import BadParameter, PruneBenchError, StoreError
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CONTROLS", "DENSE", "Session", "run"]
 
-DENSE = "dense"
+SMALL_MODEL = 20_000_000
+"""Parameters below which a model runs on one CPU thread unless ``--threads`` says otherwise."""
 CONTROLS = ("random", "first_n", "last_n", "even_spacing", "cosine")
 """Strategies that ``--controls`` adds, by registered name."""
 
@@ -72,7 +74,9 @@ class Session:
         self.suite: Suite = self._limited(load_suite(self.plugins.get("suites", suite_name)))
         dataset_name = spec.calibration or adapter_class.default_calibration
         if dataset_name is None and any(s.requires() for s in self.strategies.values()):
-            raise BadParameter(f"model {spec.model!r} has no default calibration data: name a dataset with --calibration")
+            raise BadParameter(
+                f"model {spec.model!r} has no default calibration data: name a dataset with --calibration"
+            )
         self.dataset = self.plugins.get("datasets", dataset_name)() if dataset_name else None
         self.evaluators: dict[str, Evaluator] = {}
         for name in {task.evaluator for task in self.suite.tasks}:
@@ -111,10 +115,23 @@ class Session:
     def _load(self, adapter_class: Any) -> LoadedModel:
         with self.reporter.step(f"load {self.spec.model}"):
             loaded = adapter_class().load(path=self.spec.model_path, device=self.spec.device, dtype=self.spec.dtype)
+        self._set_threads(loaded)
         if wrong := [t for t in self.suite.tasks if t.modality not in loaded.info.modalities]:
             known = ", ".join(loaded.info.modalities)
-            raise BadParameter(f"suite {self.suite.name!r} asks about {wrong[0].modality}, {self.spec.model} takes {known}")
+            raise BadParameter(
+                f"suite {self.suite.name!r} asks about {wrong[0].modality}, {self.spec.model} takes {known}"
+            )
         return loaded
+
+    def _set_threads(self, loaded: LoadedModel) -> None:
+        import torch
+
+        if self.spec.threads is not None:
+            torch.set_num_threads(self.spec.threads)
+        elif loaded.device.type == "cpu" and loaded.info.model_params < SMALL_MODEL:
+            # Threads wait for each other after every small product: on a busy machine that was measured to cost a
+            # hundredfold, and on a quiet one a second thread gains next to nothing.
+            torch.set_num_threads(1)
 
     def cells(self) -> list[_Job]:
         """The grid: dense, then every strategy at every budget and seed."""
@@ -166,7 +183,10 @@ class Session:
         if self._samples is None:
             spec = self._calibration()
             assert self.dataset is not None
-            self._samples = self.dataset.samples(spec.split, spec.n, seed=spec.seed, domain=spec.domain)
+            try:
+                self._samples = self.dataset.samples(spec.split, spec.n, seed=spec.seed, domain=spec.domain)
+            except ValueError as error:
+                raise BadParameter(f"calibration data {spec.dataset!r}: {error}") from error
         return self._samples
 
     def trace(self) -> Trace:
@@ -177,7 +197,9 @@ class Session:
 
         needed = frozenset().union(*(strategy.requires() for strategy in self.strategies.values()))
         samples, info = self.samples(), self.loaded.info
-        path = self.store.traces / f"{trace_key(info.name, info.revision, info.dtype, fingerprint(samples))}.safetensors"
+        path = (
+            self.store.traces / f"{trace_key(info.name, info.revision, info.dtype, fingerprint(samples))}.safetensors"
+        )
         if path.exists():
             try:
                 found = Trace.load(path)
@@ -253,7 +275,7 @@ class Session:
         return latency, memory
 
     def _timing(self) -> Sequence[Sample]:
-        """Fixed questions for timing: the first of each task in turn, so that every modality is in the batch's reach."""
+        """Fixed questions for timing: the first ones of the suite's first task."""
         if self._timing_samples is None:
             first = next((task for task in self.suite.tasks if task.dataset), None)
             if first is None:
@@ -339,5 +361,3 @@ def _describe(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     text = lines[0] if lines else ""
     return text if isinstance(error, PruneBenchError) and text else f"{type(error).__name__}: {text}"
-
-

@@ -45,7 +45,9 @@ def spaced(scores: np.ndarray, n: int, allowed: Sequence[int], min_gap: int = 2,
         if all(abs(layer - other) >= min_gap for other in chosen):
             chosen.append(layer)
     if len(chosen) < n:
-        raise BudgetError(f"only {len(chosen)} layers fit with a gap of {min_gap}, {n} were asked for: lower min_gap or the budget")
+        raise BudgetError(
+            f"only {len(chosen)} layers fit with a gap of {min_gap}, {n} were asked for: lower min_gap or the budget"
+        )
     return sorted(chosen)
 
 
@@ -83,6 +85,7 @@ def select_layers(
     if n > len(allowed):
         kept = sorted(set(protected) & set(range(len(values))))
         raise BudgetError(
-            f"{n} layers asked for, but only {len(allowed)} of {len(values)} may go (protected: {kept}): lower the budget"
+            f"{n} layers asked for, but only {len(allowed)} of {len(values)} may go "
+            f"(protected: {kept}): lower the budget"
         )
     return [int(layer) for layer in RULES[rule](values, n, allowed, min_gap=min_gap)]

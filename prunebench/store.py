@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from prunebench import jsonio
 from prunebench.config import Cell
@@ -29,12 +29,12 @@ class _Part(BaseModel):
 class Phase(_Part):
     """One timed phase, in milliseconds: dense and pruned were timed in turn, in one process."""
 
-    median: float
-    p10: float
-    p90: float
-    dense_median: float
-    dense_p10: float
-    dense_p90: float
+    median: FiniteFloat
+    p10: FiniteFloat
+    p90: FiniteFloat
+    dense_median: FiniteFloat
+    dense_p10: FiniteFloat
+    dense_p90: FiniteFloat
     n: int
 
     @property
@@ -145,7 +145,7 @@ class Store:
     def write(self, record: Record) -> Path:
         """Write a record, whole or not at all."""
         path = self.path(record.id)
-        jsonio.write_text(path, record.model_dump_json(indent=1) + "\n")
+        jsonio.write_text(path, record.model_dump_json() + "\n")
         return path
 
     def check_writable(self) -> None:
@@ -172,7 +172,10 @@ def read_record(path: Path) -> Record:
     try:
         record = Record.model_validate_json(text)
     except ValidationError as error:
-        raise StoreError(f"record {path} is damaged or of another version: {first_problem(error)}; remove it and run again") from error
+        problem = first_problem(error)
+        raise StoreError(
+            f"record {path} is damaged or of another version: {problem}; remove it and run again"
+        ) from error
     if record.schema_version != SCHEMA_VERSION:
         raise StoreError(f"record {path} has schema {record.schema_version}, this version reads {SCHEMA_VERSION}")
     if record.id != record.cell.id:

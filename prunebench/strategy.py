@@ -29,7 +29,7 @@ from prunebench.budget import Budget, BudgetReport, achieved
 from prunebench.errors import BadParameter, PlanError, PluginError, UnknownName
 from prunebench.model_info import ModelInfo
 from prunebench.plan import Plan, PlanCost, Provenance, ScoreTable, first_problem
-from prunebench.selection import select_layers
+from prunebench.selection import RULES, select_layers
 
 if TYPE_CHECKING:
     from prunebench.calibration.trace import Trace
@@ -188,6 +188,10 @@ class ScoreStrategy(Strategy):
     protect_first: int = 0
     protect_last: int = 0
 
+    def __post_init__(self) -> None:
+        if self.select not in RULES:
+            raise UnknownName("selection rule", self.select, RULES)
+
     @abc.abstractmethod
     def score(self, context: PlanContext) -> np.ndarray | ScoreTable:
         """One value per decoder layer, shape (L,)."""
@@ -196,7 +200,9 @@ class ScoreStrategy(Strategy):
         n_layers = context.model.n_layers
         if self.protect_first < 0 or self.protect_last < 0:
             raise BadParameter(f"{self.name}: protect_first and protect_last must not be negative")
-        protected = {layer for layer in range(n_layers) if layer < self.protect_first or layer >= n_layers - self.protect_last}
+        protected = {
+            layer for layer in range(n_layers) if layer < self.protect_first or layer >= n_layers - self.protect_last
+        }
         protected |= set(context.model.protected)
         count = context.n_remove
         raw = self.score(context)

@@ -35,7 +35,6 @@ class Task(_Strict):
     chance: float | None = Field(default=None, description="score of a uniform guess, where it is known beforehand")
     majority: float | None = Field(default=None, description="score of the most common answer, where known beforehand")
     max_new_tokens: int = Field(default=4, ge=1)
-    weight: float = Field(default=1.0, gt=0)
     why: str = Field(default="", description="what this task tells about a pruned model")
     options: dict[str, Any] = Field(default_factory=dict, description="for the evaluator")
 

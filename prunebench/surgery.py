@@ -79,7 +79,8 @@ def check_fits(loaded: LoadedModel, plan: Plan) -> None:
         raise PlanError(f"the plan is for {target.n_layers} decoder layers, the model has {have}: load the dense model")
     if (target.model, target.revision) != (info.name, info.revision):
         raise PlanError(
-            f"the plan was made for {target.model} ({target.revision[:12]}), this is {info.name} ({info.revision[:12]}): plan anew"
+            f"the plan was made for {target.model} ({target.revision[:12]}), "
+            f"this is {info.name} ({info.revision[:12]}): plan anew"
         )
     if taken := sorted(set(plan.removed_layers) & set(info.protected)):
         raise PlanError(f"layer {taken[0]} of {info.name} cannot be removed: the architecture needs it")
@@ -119,4 +120,3 @@ def _apply(loaded: LoadedModel, plan: Plan) -> Any:
         undo()
         raise
     return undo
-

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-__all__ = ["TransformersAdapter", "position_ids", "resolve_device", "resolve_dtype"]
+__all__ = ["TransformersAdapter", "position_ids", "quiet_loading", "resolve_device", "resolve_dtype"]
 
 
 class TransformersAdapter(ModelAdapter):
@@ -88,6 +88,13 @@ def _with_one_more(mask: Tensor) -> Tensor:
     return torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
 
 
+def quiet_loading() -> None:
+    """Keep transformers' own progress bars out of ours."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
 def resolve_device(name: str) -> torch.device:
     """``auto`` (a GPU where there is one), or any torch device.
 
@@ -103,7 +110,9 @@ def resolve_device(name: str) -> torch.device:
     except RuntimeError as error:
         raise BadParameter(f"no such device {name!r}: use auto, cpu, or cuda:0") from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise BadParameter(f"device {name!r} asked for, but torch sees no GPU: use --device cpu, or see `prunebench doctor`")
+        raise BadParameter(
+            f"device {name!r} asked for, but torch sees no GPU: use --device cpu, or see `prunebench doctor`"
+        )
     return device
 
 

@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
+import numpy as np
 from annotated_types import Ge
 
 from prunebench.errors import BadParameter, CalibrationError
 from prunebench.plan import Plan, ScoreTable
 from prunebench.strategy import PlanContext, ScoreStrategy
 
+if TYPE_CHECKING:
+    from prunebench_topology.scoring import TopologyResult
+
 __all__ = ["Topology"]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What ``prunebench plan --figures`` draws of this strategy."""
+
+    result: TopologyResult
+
+    def draw(self, removed: list[int], folder: Path) -> list[Path]:
+        """Write the figures of the scored layers, with the removed ones marked."""
+        from prunebench_topology.figures import draw
+
+        return draw(self.result, removed, folder)
 
 
 @dataclass(frozen=True)
@@ -92,12 +110,16 @@ class Topology(ScoreStrategy):
             )
         except ValueError as error:
             raise BadParameter(f"topo: {error}") from error
+        except ImportError as error:  # an optional engine; its message names the command that adds it
+            raise BadParameter(f"topo: {error}") from error
         if result.fallback:
             context.warnings.append(f"topo: {result.fallback}")
         context.notes["seconds"] = {stage: round(value, 4) for stage, value in result.seconds.items()}
-        context.artefacts["topology"] = result
-        columns = {"activity": result.activity, "betti_1": result.betti[1]}
-        if self.bootstrap:
+        context.artefacts["topology"] = Figures(result)
+        columns = {"betti_0": result.betti[0], "betti_1": result.betti[1]}
+        if result.activity is not None:
+            columns["activity"] = result.activity
+        if result.bootstrap_std is not None:
             columns["bootstrap_std"] = result.bootstrap_std
         return ScoreTable(
             values=tuple(float(v) for v in result.scores),
@@ -106,31 +128,16 @@ class Topology(ScoreStrategy):
         )
 
     def plan(self, context: PlanContext) -> Plan:
+        from prunebench_topology.consistency import epsilon_interval
+
         plan = super().plan(context)
-        if plan.scores is None or plan.is_empty:
+        if plan.scores is None or plan.provenance is None or plan.is_empty:
             return plan
-        interval = epsilon_interval(plan)
-        if interval is None or plan.provenance is None:
-            return plan
+        protected = set(plan.provenance.protected)
+        free = np.array([layer not in protected for layer in range(plan.target.n_layers)])
+        interval = epsilon_interval(np.array(plan.scores.values), list(plan.removed_layers), free)
+        if interval is not None:
+            interval = (max(interval[0], 0.0), interval[1])  # low is −∞ where every free layer goes
+        # The paper's rule, remove {l : S̄(l) > ε max S̄}, gives this plan for any ε in the interval (None: for no ε).
         notes = {**plan.provenance.notes, "epsilon": interval}
         return plan.model_copy(update={"provenance": plan.provenance.model_copy(update={"notes": notes})})
-
-
-def epsilon_interval(plan: Plan) -> tuple[float, float] | None:
-    """The thresholds ε for which the paper's rule, remove {l : S̄(l) > ε max S̄}, gives this plan: [low, high), or None.
-
-    None where no threshold does: ties, a contiguous selection, or a protected layer that scores above a removed one
-    still count as one rule only among the layers that may go.
-    """
-    assert plan.scores is not None
-    values = plan.scores.values
-    top = max(values)
-    if top <= 0:
-        return None
-    protected = set(plan.provenance.protected) if plan.provenance else set()
-    kept = [values[layer] for layer in plan.kept_layers if layer not in protected]
-    low = max(kept, default=0.0) / top
-    high = min(values[layer] for layer in plan.removed_layers) / top
-    return (low, high) if low < high else None
-
-

@@ -151,7 +151,9 @@ def _append_aggregator(inputs: DecoderInputs) -> DecoderInputs:
     weights = text.to(inputs.embeds.dtype).unsqueeze(-1)
     mean = (inputs.embeds * weights).sum(1, keepdim=True) / weights.sum(1, keepdim=True).clamp(min=1)
     if inputs.extra:
-        raise CalibrationError("points=aggregator does not fit a model with position ids of its own: use points=last or mean")
+        raise CalibrationError(
+            "points=aggregator does not fit a model with position ids of its own: use points=last or mean"
+        )
     one = torch.ones_like(inputs.attention_mask[:, :1])
     groups = {name: torch.cat([mask, torch.zeros_like(mask[:, :1])], 1) for name, mask in inputs.groups.items()}
     groups["aggregator"] = torch.cat([torch.zeros_like(text), torch.ones_like(text[:, :1])], 1)

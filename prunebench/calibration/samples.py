@@ -44,7 +44,9 @@ def fingerprint(samples: Iterable[Sample]) -> str:
     """SHA-256 (hex) over ids, text and media bytes: two equal fingerprints mean equal calibration input."""
     digest = hashlib.sha256()
     for sample in samples:
-        text = "\x1f".join([sample.id, sample.domain, sample.instruction, sample.answer or "", str(sample.sampling_rate)])
+        text = "\x1f".join(
+            [sample.id, sample.domain, sample.instruction, sample.answer or "", str(sample.sampling_rate)]
+        )
         digest.update(text.encode())
         for media in (*sample.images, sample.video, sample.audio):
             if media is not None:

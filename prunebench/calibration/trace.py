@@ -150,7 +150,9 @@ class Trace:
         except FileNotFoundError as error:
             raise StoreError(f"no such trace: {path}") from error
         except (SafetensorError, OSError, ValueError) as error:
-            raise StoreError(f"trace {path} is damaged ({error}): remove it, and the next run makes it again") from error
+            raise StoreError(
+                f"trace {path} is damaged ({error}): remove it, and the next run makes it again"
+            ) from error
         if "meta" not in header or header.get("sha256") != _checksum(arrays):
             raise StoreError(f"trace {path} is damaged (checksum differs): remove it, and the next run makes it again")
         try:

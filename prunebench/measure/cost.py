@@ -50,7 +50,9 @@ def layer_cost(layer: nn.Module, config: Any, tokens: int = REFERENCE_TOKENS) ->
     )
 
 
-def describe(model: nn.Module, adapter: ModelAdapter, *, name: str, revision: str, dtype: str, **extra: Any) -> ModelInfo:
+def describe(
+    model: nn.Module, adapter: ModelAdapter, *, name: str, revision: str, dtype: str, **extra: Any
+) -> ModelInfo:
     """Measure a dense model by counting."""
     decoder, config = adapter.decoder(model), adapter.text_config(model)
     layers = tuple(layer_cost(layer, config) for layer in decoder.layers)

@@ -107,9 +107,7 @@ def measure_latency(
     ), peaks
 
 
-def _once(
-    loaded: LoadedModel, batch: Sequence[Sample], new_tokens: int, clock: _Clock
-) -> tuple[dict[str, float], int]:
+def _once(loaded: LoadedModel, batch: Sequence[Sample], new_tokens: int, clock: _Clock) -> tuple[dict[str, float], int]:
     clock.sync()
     start = clock.mark()
     inputs: DecoderInputs = loaded.encode(batch)

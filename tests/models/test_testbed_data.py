@@ -27,7 +27,7 @@ def test_same_arguments_same_samples():
 def test_a_longer_list_begins_with_the_shorter(domain):
     short, long = (
         DATASET.samples("calibration", 13, seed=3, domain=domain),
-        DATASET.samples("calibration", 29, 3, domain),
+        DATASET.samples("calibration", 29, seed=3, domain=domain),
     )
     assert fingerprint(short) == fingerprint(long[:13])
 

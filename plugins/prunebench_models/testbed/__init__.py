@@ -19,8 +19,9 @@ Layers: ``model.get_decoder().layers`` (16 of them) with ``model.config.get_text
 
 Roles, in ``model.config.planted_roles`` (0-based layer numbers of the shipped model):
 
-- ``critical``: never skipped in training; removing one does visible harm.
-- ``silent_critical``: change their input little, and are needed all the same, in some domains only.
+- ``critical``: never skipped in training; removing one does great harm in every domain.
+- ``silent_critical``: change their input little, and are needed all the same: layer 7 for video and audio, layer 10
+  for math. In the other domains they can go. (Training asks for a guess where such a layer is missing.)
 - ``redundant``: skipped at random in training, in subsets of every size; they change their input little.
 - ``decoy``: skipped in the same way, but trained to change their input a lot.
 

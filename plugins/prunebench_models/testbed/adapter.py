@@ -10,7 +10,12 @@ from prunebench.adapter import DecoderInputs, LoadedModel
 from prunebench.calibration.samples import Sample
 from prunebench.errors import CalibrationError, ModelError
 from prunebench.measure.cost import checkpoint_revision, describe
-from prunebench_models.transformers_adapter import TransformersAdapter, resolve_device, resolve_dtype
+from prunebench_models.transformers_adapter import (
+    TransformersAdapter,
+    quiet_loading,
+    resolve_device,
+    resolve_dtype,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,6 +42,7 @@ class Testbed(TransformersAdapter):
             raise ModelError(f"no testbed model in {folder}: there is no config.json; `make testbed` trains one")
         torch_device, torch_dtype = resolve_device(device), resolve_dtype(dtype)
         revision = checkpoint_revision(folder)
+        quiet_loading()
         try:
             model, report = TestbedForConditionalGeneration.from_pretrained(
                 folder, dtype=torch_dtype, local_files_only=True, output_loading_info=True
@@ -44,7 +50,9 @@ class Testbed(TransformersAdapter):
             processor = TestbedProcessor.from_pretrained(folder)
         except Exception as error:  # safetensors and tokenizers raise types of their own
             raise ModelError(f"cannot load the testbed from {folder}: {_first_line(error)}") from error
-        if wrong := [name for key in ("missing_keys", "unexpected_keys", "mismatched_keys") for name in report.get(key, ())]:
+        if wrong := [
+            name for key in ("missing_keys", "unexpected_keys", "mismatched_keys") for name in report.get(key, ())
+        ]:
             raise ModelError(f"the weights in {folder} do not fit the model: {wrong[0]} (and {len(wrong) - 1} more)")
         model = model.to(torch_device).eval()
         roles = getattr(model.config, "planted_roles", None)
@@ -58,6 +66,9 @@ class Testbed(TransformersAdapter):
         )
         return LoadedModel(model, self, info, torch_device, processor, folder)
 
+    def decode_text(self, loaded: LoadedModel, tokens: Tensor) -> Sequence[str]:
+        return loaded.processor.batch_decode(tokens)
+
     def encode(self, loaded: LoadedModel, samples: Sequence[Sample]) -> DecoderInputs:
         try:
             batch = loaded.processor.from_samples(samples).to(loaded.device)
@@ -65,7 +76,9 @@ class Testbed(TransformersAdapter):
                 batch["input_ids"], pixel_values=batch.get("pixel_values"), audio_features=batch.get("audio_features")
             )
         except ValueError as error:
-            raise CalibrationError(f"sample {samples[0].id!r} does not fit the testbed: {_first_line(error)}") from error
+            raise CalibrationError(
+                f"sample {samples[0].id!r} does not fit the testbed: {_first_line(error)}"
+            ) from error
         groups = _token_groups(batch["input_ids"], batch["attention_mask"], loaded.model.config)
         return DecoderInputs(embeds, batch["attention_mask"], groups, sample_ids=tuple(sample.id for sample in samples))
 

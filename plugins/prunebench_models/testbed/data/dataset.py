@@ -8,19 +8,19 @@ from types import ModuleType
 import numpy as np
 
 from prunebench.calibration.samples import Sample
+from prunebench.dataset import SPLITS, Dataset
 
 from . import arithmetic, audio, general, video
 
 __all__ = ["DOMAINS", "SPLITS", "TestbedDataset", "ask"]
 
 DOMAINS: dict[str, ModuleType] = {"general": general, "math": arithmetic, "video": video, "audio": audio}
-SPLITS = ("train", "calibration", "test")
 REFERENCE_SIZE = 500  # questions per domain behind ``majority`` and ``chance``
 
 _TRIES = 3000
 
 
-class TestbedDataset:
+class TestbedDataset(Dataset):
     """Questions about procedural images, clips and sounds; nothing is read from disk.
 
     Sample ``i`` depends on (split, seed, domain, i) alone. Question kinds take turns and so do the answers within a
@@ -28,9 +28,10 @@ class TestbedDataset:
     """
 
     __test__ = False
+    name = "testbed"
     domains: tuple[str, ...] = tuple(DOMAINS)
 
-    def samples(self, split: str, n: int, seed: int = 0, domain: str | None = None) -> list[Sample]:
+    def samples(self, split: str, n: int, *, seed: int = 0, domain: str | None = None) -> list[Sample]:
         """The first ``n`` samples of a split.
 
         Args:

@@ -17,11 +17,9 @@ KINDS: dict[str, tuple[str, ...]] = {
     "position": QUADRANTS,
     "count": NUMBERS[:5],
     "exist": YES_NO,
-    "relation": YES_NO,
+    "relation": ("left", "right", "above", "below"),
 }
 HELPERS = ("cell_color", "cell_shape", "row", "column")
-
-_RELATIONS = ("left of", "right of", "above", "below")
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ def candidates(item: GeneralScene, kind: str, rng: np.random.Generator) -> list[
             (f"is there a {name}", "no") for name in sorted(absent)
         ]
     if kind == "relation":
-        return [_relation(names, cells, *rng.permutation(n)[:2].tolist(), int(r)) for r in rng.integers(0, 4, 4)]
+        return [pair for _ in range(4) for pair in _relations(names, cells, *rng.permutation(n)[:2].tolist())]
     if kind in ("row", "column"):
         return [
             (
@@ -107,7 +105,12 @@ def _quadrant(cell: int) -> str:
     return QUADRANTS[2 * (cell // GRID // 2) + cell % GRID // 2]
 
 
-def _relation(names: list[str], cells: list[int], i: int, j: int, relation: int) -> tuple[str, str]:
+def _relations(names: list[str], cells: list[int], i: int, j: int) -> list[tuple[str, str]]:
     (row_i, column_i), (row_j, column_j) = divmod(cells[i], GRID), divmod(cells[j], GRID)
-    holds = (column_i < column_j, column_i > column_j, row_i < row_j, row_i > row_j)[relation]
-    return f"is the {names[i]} {_RELATIONS[relation]} the {names[j]}", YES_NO[0] if holds else YES_NO[1]
+    found = []
+    if column_i != column_j:
+        answer = "left" if column_i < column_j else "right"
+        found.append((f"is {names[i]} left or right of {names[j]}", answer))
+    if row_i != row_j:
+        found.append((f"is {names[i]} above or below {names[j]}", "above" if row_i < row_j else "below"))
+    return found

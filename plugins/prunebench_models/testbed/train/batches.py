@@ -98,6 +98,7 @@ def make_batch(
     processor: TestbedProcessor,
     easy: float = 0.0,
     helpers: float = 0.0,
+    emphasis: tuple[str, ...] = (),
 ) -> Batch:
     """A batch of fresh scenes.
 
@@ -109,12 +110,13 @@ def make_batch(
         processor: for the log-mel features.
         easy: share of easy scenes.
         helpers: share of helper questions, which are never in the test.
+        emphasis: kinds that take extra turns, in the domains that have them.
     """
     module = DOMAINS[domain]
     scenes = [module.scene(rng, easy=bool(flag)) for flag in rng.random(contexts) < easy]
     asked = []
     for scene in scenes:
-        asked.append(_questions(module, scene, questions, rng, helpers))
+        asked.append(_questions(module, scene, questions, rng, helpers, emphasis))
     return batch_from_scenes(domain, module.render(scenes, rng), asked, processor)
 
 
@@ -156,14 +158,17 @@ def shuffle_answers(batch: Batch, rng: np.random.Generator) -> Batch:
     return replace(batch, labels=labels)
 
 
-def _questions(module, scene, n: int, rng: np.random.Generator, helpers: float) -> list[tuple[str, str]]:
+def _questions(
+    module, scene, n: int, rng: np.random.Generator, helpers: float, emphasis: tuple[str, ...]
+) -> list[tuple[str, str]]:
     """``n`` questions: the kinds take turns in random order, so that a scene meets all that make sense in it."""
     asked: list[tuple[str, str]] = []
     kinds: list[str] = []
     tries = 0
     while len(asked) < n:
         if not kinds:
-            kinds = [list(module.KINDS)[i] for i in rng.permutation(len(module.KINDS))]
+            turns = [*module.KINDS, *(kind for kind in emphasis if kind in module.KINDS)]
+            kinds = [turns[i] for i in rng.permutation(len(turns))]
         kind = module.HELPERS[rng.integers(len(module.HELPERS))] if rng.random() < helpers else kinds.pop()
         pair = ask(module, scene, kind, rng)
         tries += 1

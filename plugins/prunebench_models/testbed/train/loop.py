@@ -39,9 +39,11 @@ class Phase:
         questions: questions packed per scene.
         learning_rate, warmup: peak of the cosine schedule, and steps until it is reached.
         easy, helpers: shares of easy scenes and helper questions at the start; both fade out.
+        emphasis: question kinds that take extra turns.
         fade: fraction of the steps after which easy scenes are gone.
         penalty: weight of the update penalty.
         guesses: scenes per process and step that are asked about without a layer that answers are to rest on.
+        guess_weight: weight of such a scene, where an ordinary one has 1.
     """
 
     name: str
@@ -53,9 +55,11 @@ class Phase:
     warmup: int = 100
     easy: float = 0.0
     helpers: float = 0.0
+    emphasis: tuple[str, ...] = ()
     fade: float = 0.5
     penalty: float = 0.01
     guesses: int = 0
+    guess_weight: float = 3.0
 
     @property
     def grown(self) -> bool:
@@ -130,7 +134,9 @@ class StepShare:
             for domain in share:
                 rng = self._rng(step, STREAMS.index(domain))
                 contexts = phase.contexts[domain]
-                batch = make_batch(domain, contexts, phase.questions, rng, self.processor, phase.easy * left, helpers)
+                batch = make_batch(
+                    domain, contexts, phase.questions, rng, self.processor, phase.easy * left, helpers, phase.emphasis
+                )
                 result = run_decoder(model, batch, sample_dropped(domain, rng, count), phase.layer_ids)
                 loss, hits = answer_loss(model, batch, result.hidden)
                 penalty = update_penalty(result)
@@ -148,7 +154,7 @@ class StepShare:
         hidden = run_decoder(model, batch, dropped, self.phase.layer_ids, measure=False).hidden
         hits = answer_loss(model, batch, hidden)[1].float().mean()
         loss = answer_loss(model, shuffle_answers(batch, rng), hidden)[0]
-        (self._weight(self.phase.guesses) * loss).backward()
+        (self.phase.guess_weight * self._weight(self.phase.guesses) * loss).backward()
         stats[0], stats[1] = layer, hits
 
     def _weight(self, contexts: int) -> float:

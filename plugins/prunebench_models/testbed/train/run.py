@@ -23,9 +23,10 @@ from .towers import freeze_towers, train_towers
 
 __all__ = ["DEFAULT_STEPS", "train"]
 
-DEFAULT_STEPS = {"towers": 500, "core": 4000, "grown": 2000}
+DEFAULT_STEPS = {"towers": 500, "core": 4000, "grown": 1500}
 PROGRESS_STEPS = 250
 HELD_OUT_QUESTIONS = 144
+HARD = ("relation", "relation", "before")  # what the core learns last
 MIX = {"general": 10, "math": 8, "video": 10, "audio": 4}
 
 
@@ -71,7 +72,9 @@ def train(out: Path, device: str, workers: int, seed: int, steps: dict[str, int]
     torch.manual_seed(seed + 1)  # growth draws noise: the same whether or not the run was interrupted
     model = grow(model)
     if state["phase"] == "grown":
-        phase = Phase("grown", 102, steps["grown"], MIX, helpers=0.1, learning_rate=6e-4, penalty=0.02, guesses=2)
+        phase = Phase(
+            "grown", 102, steps["grown"], MIX, helpers=0.05, emphasis=HARD, learning_rate=8e-4, penalty=0.02, guesses=3
+        )
         _run_phase(out, model, processor, phase, state, held_out, clock, seed, workers, checkpoint_seconds)
         state = _advance(out, "grown", "done", model)
     load_into(out, "grown", model)

@@ -1,0 +1,5 @@
+"""``python -m prunebench``."""
+
+from prunebench.cli import main
+
+main()

@@ -1,0 +1,68 @@
+"""Options that `run` and `plan` share, and the spec they build."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+__all__ = ["build_spec", "spec_options"]
+
+_OPTIONS = [
+    click.option("--strategy", "-s", "strategies", multiple=True, metavar="NAME", help="A strategy; may be repeated."),
+    click.option("--model", "-m", metavar="NAME", help="A model adapter (see `prunebench list models`)."),
+    click.option("--model-path", metavar="DIR", help="Folder with the weights, where not the adapter's default."),
+    click.option(
+        "--sparsity", type=float, multiple=True, metavar="R", help="Share of decoder layers to remove, in [0, 1)."
+    ),
+    click.option("--layers", type=int, multiple=True, metavar="N", help="Number of decoder layers to remove instead."),
+    click.option(
+        "-P", "--param", "params", multiple=True, metavar="NAME=VALUE", help="Strategy parameter: k=25, topo.k=25."
+    ),
+    click.option("--suite", metavar="NAME", help="What to evaluate on; the model's own suite by default."),
+    click.option("--calibration", metavar="NAME", help="Dataset of the calibration samples."),
+    click.option("--n-calibration", type=int, metavar="N", help="Calibration samples (default 512)."),
+    click.option("--calibration-seed", type=int, metavar="N", help="Another draw of calibration samples."),
+    click.option("--calibration-domain", metavar="NAME", help="Only calibration samples of this domain."),
+    click.option("--seed", type=int, metavar="N", help="First seed of stochastic strategies (default 0)."),
+    click.option("--device", metavar="NAME", help="auto, cpu, cuda:0 (default auto)."),
+    click.option("--dtype", metavar="NAME", help="float32, bfloat16 or float16 (default float32)."),
+    click.option("--batch-size", type=int, metavar="N", help="Samples per forward pass (default 32)."),
+    click.option("--threads", type=int, metavar="N", help="CPU threads (default: 1 for small models, else torch's)."),
+    click.option(
+        "-c", "--config", type=click.Path(dir_okay=False), metavar="FILE.yaml", help="Read the run from a file."
+    ),
+    click.option("--out", metavar="DIR", help="Where records, traces and tables go (default runs)."),
+]
+
+
+def spec_options(command: Callable) -> Callable:
+    """Add the shared options to a command."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def build_spec(**values: Any) -> Any:
+    """A `Spec` from the options, over a configuration file where one is given."""
+    from pathlib import Path
+
+    from prunebench.budget import Budget
+    from prunebench.config import Spec, parse_params
+    from prunebench.errors import UsageError
+
+    config = values.pop("config", None)
+    sparsity, layers = values.pop("sparsity"), values.pop("layers")
+    params = parse_params(values.pop("params"))
+    given = {key: value for key, value in values.items() if value not in (None, (), False)}
+    budgets = [Budget(value=value) for value in sparsity] + [Budget(value=n, unit="layers") for n in layers]
+    if budgets:
+        given["budgets"] = list(dict.fromkeys(budgets))
+    if params:
+        given["params"] = params
+    if config:
+        return Spec.read(Path(config), given)
+    if "model" not in given:
+        raise UsageError("name a model: --model testbed (see `prunebench list models`)")
+    return Spec.build(given)
