@@ -7,13 +7,13 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from prunebench_models.testbed.adapter import Testbed
+from prunebench_models.testbed.data import TestbedDataset
 
 from prunebench.calibration.collect import GROUPS, STATISTICS, calibrate, hidden_states
 from prunebench.calibration.samples import fingerprint
 from prunebench.calibration.trace import Trace
 from prunebench.errors import CalibrationError, StoreError, UnknownName
-from prunebench_models.testbed.adapter import Testbed
-from prunebench_models.testbed.data import TestbedDataset
 from tests.tiny_plugin import TinyLlama, TinyText
 
 ALL = frozenset(STATISTICS)
@@ -75,7 +75,9 @@ def test_norms(trace, plain):
         norms = np.linalg.norm(states, axis=-1)
         updates = np.linalg.norm(np.diff(states, axis=0), axis=-1)
         for group, name in enumerate(GROUPS):
-            np.testing.assert_allclose(trace["state_norm"][row, group], norms[:, masks[name]].sum(1), rtol=1e-4, atol=1e-3)
+            np.testing.assert_allclose(
+                trace["state_norm"][row, group], norms[:, masks[name]].sum(1), rtol=1e-4, atol=1e-3
+            )
             np.testing.assert_allclose(
                 trace["update_norm"][row, group], updates[:, masks[name]].sum(1), rtol=1e-3, atol=1e-3
             )

@@ -1,18 +1,21 @@
-"""Surgery: a pruned model equals the dense one with the dropped layers replaced by identity, and comes back unharmed."""
+"""Surgery: a pruned model equals the dense one with the dropped layers as identities, and comes back unharmed."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from prunebench_models.testbed.adapter import Testbed
+from prunebench_models.testbed.data import TestbedDataset
 from torch import nn
 
 from prunebench import Plan, prune, pruned
 from prunebench.errors import PlanError
-from prunebench_models.testbed.adapter import Testbed
-from prunebench_models.testbed.data import TestbedDataset
 from tests.tiny_plugin import TinyGemma, TinyLlama, TinyText
 
-PATTERNS = {6: [(2, 3), (0,), (0, 1), (1, 4), (5,), (0, 2, 3)], 16: [(2, 3), (0,), (0, 1), (1, 14), (15,), (0, 2, 3, 9)]}
+PATTERNS = {
+    6: [(2, 3), (0,), (0, 1), (1, 4), (5,), (0, 2, 3)],
+    16: [(2, 3), (0,), (0, 1), (1, 14), (15,), (0, 2, 3, 9)],
+}
 ADAPTERS = {"tiny-llama": TinyLlama, "tiny-gemma3": TinyGemma, "testbed": Testbed}
 
 

@@ -6,10 +6,10 @@ import hashlib
 
 import numpy as np
 import torch
+from prunebench_models.transformers_adapter import TransformersAdapter
 
 from prunebench import Dataset, DecoderInputs, LoadedModel, Sample, hookimpl
 from prunebench.measure.cost import describe
-from prunebench_models.transformers_adapter import TransformersAdapter
 
 VOCABULARY = 64
 WORDS = [f"w{i}" for i in range(VOCABULARY)]
@@ -46,7 +46,9 @@ class _Tiny(TransformersAdapter):
         mask = (ids != 0).long()
         embeds = loaded.model.get_input_embeddings()(ids)
         visual = torch.zeros_like(mask, dtype=torch.bool)
-        return DecoderInputs(embeds, mask, {"visual": visual, "text": mask.bool()}, sample_ids=tuple(s.id for s in samples))
+        return DecoderInputs(
+            embeds, mask, {"visual": visual, "text": mask.bool()}, sample_ids=tuple(s.id for s in samples)
+        )
 
 
 class TinyLlama(_Tiny):

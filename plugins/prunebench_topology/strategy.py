@@ -137,7 +137,7 @@ class Topology(ScoreStrategy):
         free = np.array([layer not in protected for layer in range(plan.target.n_layers)])
         interval = epsilon_interval(np.array(plan.scores.values), list(plan.removed_layers), free)
         if interval is not None:
-            interval = (max(interval[0], 0.0), interval[1])  # low is −∞ where every free layer goes
+            interval = [max(interval[0], 0.0), interval[1]]  # low is −∞ where every free layer goes
         # The paper's rule, remove {l : S̄(l) > ε max S̄}, gives this plan for any ε in the interval (None: for no ε).
         notes = {**plan.provenance.notes, "epsilon": interval}
         return plan.model_copy(update={"provenance": plan.provenance.model_copy(update={"notes": notes})})

@@ -6,10 +6,10 @@ from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
-
-from prunebench.calibration.samples import Sample, fingerprint
 from prunebench_models.testbed.data import DOMAINS, TestbedDataset
 from prunebench_models.testbed.data.words import VOCABULARY
+
+from prunebench.calibration.samples import Sample, fingerprint
 
 DATASET = TestbedDataset()
 

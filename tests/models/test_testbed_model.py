@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
-
 from prunebench_models.testbed import TestbedDataset, TestbedForConditionalGeneration, TestbedProcessor, weights_dir
 from prunebench_models.testbed.evaluation import evaluate, generate_answers
 from prunebench_models.testbed.train.batches import batch_from_scenes
 from prunebench_models.testbed.train.decoder import run_decoder
 from prunebench_models.testbed.train.probe import HeldOut, batch_from_samples
+from torch import nn
 
 DOMAINS = TestbedDataset.domains
 FLOORS = {"general": 0.90, "math": 0.80, "video": 0.75, "audio": 0.80}
