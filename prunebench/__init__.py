@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from prunebench.model_info import ModelInfo
     from prunebench.plan import Plan, ScoreTable
     from prunebench.results import load_results
-    from prunebench.run import run
+    from prunebench.runner import run
     from prunebench.store import Record, load_records
     from prunebench.strategy import PlanContext, ScoreStrategy, Strategy
     from prunebench.surgery import prune, pruned
@@ -53,7 +53,7 @@ _HOMES = {
     "load_results": "results",
     "prune": "surgery",
     "pruned": "surgery",
-    "run": "run",
+    "run": "runner",
 }
 
 __all__ = [

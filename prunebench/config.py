@@ -130,7 +130,12 @@ class Spec(_Strict):
             raise UsageError(f"{path} must hold `key: value` lines")
         if "sparsity" in values:
             raw = values.pop("sparsity")
-            values["budgets"] = [Budget(value=float(v)) for v in (raw if isinstance(raw, list) else [raw])]
+            try:
+                values["budgets"] = [Budget(value=float(v)) for v in (raw if isinstance(raw, list) else [raw])]
+            except (TypeError, ValueError) as error:
+                raise UsageError(f"{path}: sparsity must be a number or a list of numbers, got {raw!r}") from error
+        if isinstance(values.get("params"), dict):  # `k: 25` is as good as `k: "25"`: the strategy gives it its type
+            values["params"] = {str(key): str(value) for key, value in values["params"].items()}
         return cls.build({**values, **(overrides or {})}, source=str(path))
 
 

@@ -164,7 +164,7 @@ class Plugins:
                 yield info, implementation.function(**wanted)
             except KeyboardInterrupt:
                 raise
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 note = f"{hook}: {_one_line(error)}"
                 if note not in info.errors:
                     info.errors.append(note)
@@ -200,7 +200,7 @@ class Plugins:
                 implementation.function(register)
             except KeyboardInterrupt:
                 raise
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 info.errors.append(f"prunebench_register_{kind}: {_one_line(error)}")
         return registry
 

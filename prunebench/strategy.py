@@ -92,7 +92,8 @@ class Strategy(abc.ABC):
     @classmethod
     def check_class(cls) -> None:
         """Raise PluginError where the class breaks the contract (called when it is registered)."""
-        if not dataclasses.is_dataclass(cls) or not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        own = vars(cls).get("__dataclass_params__")  # an undecorated subclass would lose its parameters in silence
+        if own is None or not own.frozen:
             raise PluginError(f"{cls.__name__} must be decorated with @dataclass(frozen=True)")
         if without := [f.name for f in dataclasses.fields(cls) if _no_default(f)]:
             raise PluginError(f"{cls.__name__}: parameter {without[0]!r} has no default value")
@@ -117,7 +118,9 @@ class Strategy(abc.ABC):
                 raise UnknownName(f"parameter of strategy {cls.name!r}", key, types)
             text = isinstance(raw, str)
             try:
-                adapter = TypeAdapter(types[key], config=ConfigDict(arbitrary_types_allowed=True))
+                adapter = TypeAdapter(
+                    types[key], config=ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
+                )
                 values[key] = adapter.validate_strings(raw) if text else adapter.validate_python(raw)
             except ValidationError as error:
                 raise BadParameter(f"{cls.name}: {key}={raw}: {first_problem(error)}") from error

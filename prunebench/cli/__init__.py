@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from pathlib import Path
 from typing import Any
 
 import click
@@ -22,8 +23,13 @@ class _Root(click.Group):
         self._extended = True
         from prunebench.plugins import get_plugins
 
-        for _ in get_plugins().each("prunebench_register_commands", cli=self):
-            pass
+        known = dict(self.commands)
+        for info, _ in get_plugins().each("prunebench_register_commands", cli=self):
+            for name in [name for name, command in known.items() if self.commands.get(name) is not command]:
+                info.errors.append(f"commands: the name {name!r} is already taken; left out")
+            self.commands.update(known)
+            known = dict(self.commands)
+        self.commands.update(known)
 
     def list_commands(self, context: click.Context) -> list[str]:
         self._extend()
@@ -45,7 +51,8 @@ class _Root(click.Group):
             raise click.UsageError(str(UnknownName("command", args[0], self.list_commands(context))), context) from None
 
     def invoke(self, context: click.Context) -> Any:
-        from prunebench.errors import PruneBenchError
+        from prunebench.cli.catalogue import warn_of_plugin_errors
+        from prunebench.errors import PruneBenchError, UnknownName
 
         debug = context.params.get("debug", False)
         try:
@@ -54,6 +61,8 @@ class _Root(click.Group):
             if debug:
                 raise
             click.echo(f"error: {' '.join(str(error).split())}", err=True)
+            if isinstance(error, UnknownName):  # it may be unknown because its plugin is broken
+                warn_of_plugin_errors()
             context.exit(2)
         except KeyboardInterrupt:
             click.echo("interrupted: run the same command again to go on; finished cells are kept", err=True)
@@ -79,7 +88,7 @@ def _load_plugin_files(context: click.Context, _parameter: click.Parameter, file
 
         plugins = get_plugins(files)
         for info in plugins.infos.values():
-            if info.errors and info.origin in files:
+            if info.errors and info.origin in {str(Path(file)) for file in files}:
                 click.echo(f"warning: plugin {info.name!r}: {info.errors[0]}", err=True)
     return files
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-__all__ = ["list_command", "plugins_command"]
+__all__ = ["list_command", "plugins_command", "warn_of_plugin_errors"]
 
 LISTED = ("strategies", "models", "suites", "datasets", "evaluators", "executors")
 
@@ -34,7 +34,7 @@ def list_command(kind: str, as_json: bool) -> None:
         click.echo(f"{row['name']:24} {row['summary']}  [{row['plugin']}{version}]")
         for parameter, detail in row.get("params", {}).items():
             click.echo(f"    -P {parameter}={detail['default']}  ({detail['type']})")
-    _warn_of_errors(plugins)
+    warn_of_plugin_errors()
 
 
 @click.command("plugins")
@@ -109,7 +109,10 @@ def _type_name(annotation: Any) -> str:
     return getattr(annotation, "__name__", str(annotation))
 
 
-def _warn_of_errors(plugins: Any) -> None:
-    for info in plugins.infos.values():
+def warn_of_plugin_errors() -> None:
+    """One line on stderr for each thing that went wrong in a plugin."""
+    from prunebench.plugins import get_plugins
+
+    for info in get_plugins().infos.values():
         for error in info.errors:
             click.echo(f"warning: plugin {info.name!r}: {error}", err=True)

@@ -55,7 +55,8 @@ def build_spec(**values: Any) -> Any:
     config = values.pop("config", None)
     sparsity, layers = values.pop("sparsity"), values.pop("layers")
     params = parse_params(values.pop("params"))
-    given = {key: value for key, value in values.items() if value not in (None, (), False)}
+    # 0 is a value that was given; None, an empty tuple and an unset flag are not.
+    given = {key: value for key, value in values.items() if value is not None and value is not False and value != ()}
     budgets = [Budget(value=value) for value in sparsity] + [Budget(value=n, unit="layers") for n in layers]
     if budgets:
         given["budgets"] = list(dict.fromkeys(budgets))

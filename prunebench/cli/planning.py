@@ -32,7 +32,7 @@ def plan_command(context: click.Context, figures: str | None, save: str | None, 
 
     from prunebench.errors import UsageError
     from prunebench.reporter import Reporter
-    from prunebench.run import Session
+    from prunebench.runner import Session
 
     spec = build_spec(**values)
     if not spec.strategies:

@@ -49,7 +49,7 @@ def run_command(context: click.Context, dry_run: bool, as_json: bool, no_latency
     from prunebench import leaderboard
     from prunebench.plugins import get_plugins
     from prunebench.reporter import Reporter
-    from prunebench.run import Session
+    from prunebench.runner import Session
 
     root = context.find_root()
     reporter = Reporter(debug=bool(root.params.get("debug")))

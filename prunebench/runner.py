@@ -20,8 +20,8 @@ from prunebench.calibration.trace import Trace, trace_key
 from prunebench.comparison import DENSE
 from prunebench.config import CalibrationSpec, Cell, Spec, split_params
 from prunebench.environment import describe_environment, package_version
-from prunebench.errors import BadParameter, PruneBenchError, StoreError
-from prunebench.plan import Plan
+from prunebench.errors import BadParameter, PlanError, PruneBenchError, StoreError
+from prunebench.plan import Plan, Provenance
 from prunebench.plugins import Plugins, get_plugins
 from prunebench.reporter import Reporter
 from prunebench.store import Memory, Record, Store, now
@@ -223,12 +223,16 @@ class Session:
         started = time.perf_counter()
         plan = job.strategy.plan(context)
         seconds = time.perf_counter() - started
-        assert plan.provenance is not None
+        if not isinstance(plan, Plan):
+            raise PlanError(f"strategy {job.strategy.name!r} returned {type(plan).__name__}, it has to return a Plan")
+        provenance = plan.provenance or Provenance(
+            strategy=job.strategy.name, params=job.strategy.params(), seed=job.cell.seed
+        )
         owner = self.plugins.registry("strategies")[job.strategy.name].plugin
-        return plan.model_copy(
+        plan = plan.model_copy(
             update={
                 "cost": plan.cost.model_copy(update={"search_seconds": seconds}),
-                "provenance": plan.provenance.model_copy(
+                "provenance": provenance.model_copy(
                     update={
                         "plugin": owner,
                         "version": job.cell.strategy_version,
@@ -236,7 +240,14 @@ class Session:
                     }
                 ),
             }
-        ), context
+        )
+        try:  # a plan that cannot be read back would make a record that nobody can read
+            Plan.from_json(plan.to_json())
+        except (PlanError, ValueError) as error:
+            raise PlanError(
+                f"strategy {job.strategy.name!r} made a plan that cannot be kept as JSON: {_describe(error)}"
+            ) from error
+        return plan, context
 
     def evaluate(self, plan: Plan) -> list[TaskResult]:
         """All tasks of the suite on the pruned model, which is whole again afterwards."""
@@ -294,7 +305,11 @@ class Session:
         jobs = {job.cell.id: job for job in self.cells()}
         done: dict[str, Record] = {}
         for cell_id, job in jobs.items():
+            path = self.store.path(cell_id)
+            there = path.exists()
             found = None if self.spec.force else self.store.finished(job.cell)
+            if there and not path.exists():
+                self.reporter.warn(f"record {path} is damaged; moved to {self.store.root / 'quarantine'} and made anew")
             if found is not None:
                 done[cell_id] = found
         if done:
@@ -332,7 +347,7 @@ class Session:
                 lap("measure")
         except KeyboardInterrupt:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if isinstance(error, StoreError):
                 raise  # a store that cannot be written to cannot hold the failure either
             parts["status"] = "oom" if _is_out_of_memory(error) else "failed"

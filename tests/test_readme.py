@@ -1,0 +1,111 @@
+"""What README.md says, run."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import prunebench
+from prunebench.cli import cli
+from prunebench.plugins import get_plugins, reset_plugins
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = [
+    line
+    for block in re.findall(r"```console\n(.*?)```", README, re.S)
+    for line in block.splitlines()
+    if line.startswith("prunebench")
+]
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
+
+
+def small(words: list[str]) -> list[str]:
+    """The same command on fewer samples and questions."""
+    if "run" in words:
+        return [*words, "--limit", "4", "--n-calibration", "48", "--no-latency"]
+    return [*words, "--n-calibration", "48"] if "plan" in words else words
+
+
+def test_there_are_commands_to_run():
+    assert len(COMMANDS) >= 6
+    assert "prunebench run --strategy topo --model testbed --sparsity 0.5 --controls" in COMMANDS
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    method = next(code for code in PYTHON if code.startswith("# my_method.py"))
+    (tmp_path / "my_method.py").write_text(method)
+    result = CliRunner().invoke(cli, small(shlex.split(command)[1:]), catch_exceptions=False)
+    reset_plugins()
+    assert result.exit_code == 0, result.output
+    assert "error" not in result.stderr
+
+
+def test_python_examples(tmp_path, monkeypatch):
+    import numpy as np
+
+    monkeypatch.chdir(tmp_path)
+    names = {"adjacency": np.ones((2, 4, 4), bool) & ~np.eye(4, dtype=bool)}
+    exec(next(code for code in PYTHON if "flag_zigzag_barcodes" in code), names)
+    assert names["bars0"].tolist() == [[0, 3]]  # one component through both layers and their intersection
+    assert names["bars1"].tolist() == []
+    code = next(code for code in PYTHON if "prunebench.run(" in code)
+    code = code.replace('out="runs/python")', 'out="runs/python", limit=3, n_calibration=48)')
+    exec(code, names)
+    assert len(names["records"]) == 2
+    assert set(names["table"]["strategy"]) == {"dense", "topo"}
+
+
+def test_public_names_exist():
+    for name in prunebench.__all__:
+        assert getattr(prunebench, name) is not None
+
+
+def test_every_strategy_and_make_target_is_documented():
+    for entry in get_plugins().registry("strategies").values():
+        assert f"`{entry.value.name}`" in README
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    for target in re.findall(r"`make ([a-z-]+)`", README):
+        assert target in targets
+
+
+def test_committed_leaderboards_are_what_their_records_say():
+    for table in sorted((ROOT / "leaderboards").glob("*.md")):
+        folder = table.with_suffix("")
+        if (folder / "records").is_dir():
+            title = table.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
+            result = CliRunner().invoke(cli, ["leaderboard", str(folder), "--title", title, "--check", str(table)])
+            assert result.exit_code == 0, result.output
+
+
+def test_wheel_is_whole(tmp_path):
+    """The built wheel, away from this tree: every package, the suites, the shipped weights, every entry point."""
+    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", str(tmp_path), str(ROOT)]
+    subprocess.run(build, check=True, capture_output=True)
+    wheel = next(tmp_path.glob("*.whl"))
+    assert wheel.stat().st_size < 25e6
+    place = tmp_path / "site"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(place)
+    code = (
+        "import prunebench, prunebench_topology, prunebench_models, prunebench_baselines\n"
+        "from prunebench.plugins import get_plugins\n"
+        "from prunebench_models.testbed import weights_dir\n"
+        "p = get_plugins(); p.load_all()\n"
+        "assert not [i for i in p.infos.values() if i.errors], p.infos\n"
+        "assert prunebench.__file__.startswith(r'%s') and str(weights_dir()).startswith(r'%s')\n"
+        "assert {'testbed', 'testbed-image', 'testbed-video', 'testbed-audio'} <= set(p.registry('suites'))\n"
+        "assert p.get('models', 'testbed')().load().info.n_layers == 16\n" % (place, place)
+    )
+    environment = {"PYTHONPATH": str(place), "PATH": "", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
