@@ -126,7 +126,7 @@ class ModelAdapter(abc.ABC):
 
     @abc.abstractmethod
     def prefill(self, loaded: LoadedModel, inputs: DecoderInputs) -> tuple[Tensor, Any]:
-        """Prompt pass with a cache: logits of the last position (batch, vocabulary), and the state for `decode_step`."""
+        """Prompt pass with a cache: last logits (batch, vocabulary), and the state for `decode_step`."""
 
     @abc.abstractmethod
     def decode_step(self, loaded: LoadedModel, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:

@@ -36,7 +36,7 @@ class Achieved(BaseModel):
 
 
 class Budget(BaseModel):
-    """A request: ``Budget(value=0.5)`` is half of the decoder layers, ``Budget(value=8, unit="layers")`` eight of them."""
+    """A request: ``Budget(value=0.5)`` is half of the layers, ``Budget(value=8, unit="layers")`` eight of them."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -57,11 +57,9 @@ class Budget(BaseModel):
         Raises:
             BudgetError: no layer would be left.
         """
-        if self.unit == "layers":
-            count = int(self.value)
-        else:
-            # The small term keeps 0.35 * 20 = 6.999999999999999 from being rounded as if it lay below 7.
-            count = math.floor(self.value * n_layers + 0.5 + 1e-9)
+        # The small term keeps 0.35 * 20 = 6.999999999999999 from being rounded as if it lay below 7.
+        nearest = math.floor(self.value * n_layers + 0.5 + 1e-9)
+        count = int(self.value) if self.unit == "layers" else nearest
         if count >= n_layers > 0:
             raise BudgetError(f"{self} asks for {count} of {n_layers} decoder layers: at least one has to stay")
         return count

@@ -221,7 +221,8 @@ class Session:
         trace = self.trace() if job.strategy.requires() else None
         context = PlanContext(model=self.loaded.info, budget=job.cell.budget, trace=trace, seed=job.cell.seed)
         started = time.perf_counter()
-        plan = job.strategy.plan(context)
+        with self.reporter.step("  score and select"):
+            plan = job.strategy.plan(context)
         seconds = time.perf_counter() - started
         if not isinstance(plan, Plan):
             raise PlanError(f"strategy {job.strategy.name!r} returned {type(plan).__name__}, it has to return a Plan")

@@ -89,23 +89,25 @@ def test_committed_leaderboards_are_what_their_records_say():
 
 def test_wheel_is_whole(tmp_path):
     """The built wheel, away from this tree: every package, the suites, the shipped weights, every entry point."""
-    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", str(tmp_path), str(ROOT)]
-    subprocess.run(build, check=True, capture_output=True)
+    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path, ROOT]
+    subprocess.run([str(word) for word in build], check=True, capture_output=True)
     wheel = next(tmp_path.glob("*.whl"))
     assert wheel.stat().st_size < 25e6
     place = tmp_path / "site"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(place)
-    code = (
-        "import prunebench, prunebench_topology, prunebench_models, prunebench_baselines\n"
-        "from prunebench.plugins import get_plugins\n"
-        "from prunebench_models.testbed import weights_dir\n"
-        "p = get_plugins(); p.load_all()\n"
-        "assert not [i for i in p.infos.values() if i.errors], p.infos\n"
-        "assert prunebench.__file__.startswith(r'%s') and str(weights_dir()).startswith(r'%s')\n"
-        "assert {'testbed', 'testbed-image', 'testbed-video', 'testbed-audio'} <= set(p.registry('suites'))\n"
-        "assert p.get('models', 'testbed')().load().info.n_layers == 16\n" % (place, place)
-    )
+    code = f"""
+import prunebench, prunebench_topology, prunebench_baselines
+from prunebench.plugins import get_plugins
+from prunebench_models.testbed import weights_dir
+plugins = get_plugins()
+plugins.load_all()
+assert not [info for info in plugins.infos.values() if info.errors], plugins.infos
+for path in (prunebench.__file__, prunebench_topology.__file__, prunebench_baselines.__file__, weights_dir()):
+    assert str(path).startswith({str(place)!r}), path
+assert set(plugins.registry("suites")) >= {{"testbed", "testbed-image", "testbed-video", "testbed-audio"}}
+assert plugins.get("models", "testbed")().load().info.n_layers == 16
+"""
     environment = {"PYTHONPATH": str(place), "PATH": "", "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["GROUPS", "STATISTICS", "calibrate", "hidden_states"]
 
 GROUPS = ("all", "visual", "audio", "text", "last")
-"""Token groups: ``all`` without padding, ``visual``, ``audio`` and ``text`` disjoint, ``last`` the prompt's last token."""
+"""Token groups: ``all`` without padding, ``visual``, ``audio``, ``text`` disjoint, ``last`` the prompt's last token."""
 
 
 def calibrate(
@@ -101,7 +101,8 @@ def hidden_states(loaded: LoadedModel, inputs: DecoderInputs) -> Tensor:
         loaded.adapter.forward(loaded, inputs, logits_to_keep=1)
     if len(states) != loaded.info.n_layers + 1:
         raise CalibrationError(
-            f"{len(states) - 1} of {loaded.info.n_layers} decoder layers ran: calibration needs the dense model and all its layers"
+            f"{len(states) - 1} of {loaded.info.n_layers} decoder layers ran: "
+            "calibration needs the dense model and all its layers"
         )
     return torch.stack([state.float() for state in states])
 

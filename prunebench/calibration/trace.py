@@ -67,7 +67,7 @@ class Trace:
     (always)              ``token_count``          (N, G) tokens behind each sum
     ===================== ======================== =================================================================
 
-    Sums and counts are kept apart, so that token means, sample means and bootstraps over samples all come from one pass.
+    Sums and counts are kept apart, so that token means, sample means and bootstraps over samples come from one pass.
     """
 
     def __init__(self, meta: TraceMeta, arrays: Mapping[str, np.ndarray]) -> None:
@@ -77,7 +77,8 @@ class Trace:
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self.arrays:
             raise CalibrationError(
-                f"the trace holds no {name!r} (it has: {', '.join(sorted(self.arrays))}): name it in the strategy's requires()"
+                f"the trace holds no {name!r} (it has: {', '.join(sorted(self.arrays))}): "
+                "name it in the strategy's requires()"
             )
         return self.arrays[name]
 
