@@ -48,7 +48,7 @@ class Budget(BaseModel):
             raise BudgetError(
                 f"sparsity must lie in [0, 1), got {self.value:g}: 0.5 removes half of the decoder layers"
             )
-        if self.unit == "layers" and (self.value < 0 or self.value != int(self.value)):
+        if self.unit == "layers" and not (self.value >= 0 and self.value.is_integer()):
             raise BudgetError(f"the number of layers must be a whole number >= 0, got {self.value:g}")
 
     def layers_asked(self, n_layers: int) -> int:

@@ -93,10 +93,15 @@ class Session:
         names = list(dict.fromkeys([*self.spec.strategies, *(CONTROLS if self.spec.controls else ())]))
         names = [name for name in names if name != DENSE]
         classes = {name: self.plugins.get("strategies", name) for name in names}
+        aliases = {name: cls.name for name, cls in classes.items()}
         classes = {cls.name: cls for cls in classes.values()}  # aliases are one strategy
         own = {name: list(strategy_params(cls)) for name, cls in classes.items()}
         asked = {self.plugins.get("strategies", name).name for name in self.spec.strategies if name != DENSE}
-        params = split_params(self.spec.params, {name: own[name] for name in own if name in asked} or own)
+        given = {}
+        for key, value in self.spec.params.items():
+            owner, dot, name = key.partition(".")
+            given[f"{aliases.get(owner, owner)}.{name}" if dot else key] = value
+        params = split_params(given, {name: own[name] for name in own if name in asked} or own)
         return {name: cls.from_params(params.get(name)) for name, cls in classes.items()}
 
     def _limited(self, suite: Suite) -> Suite:
@@ -302,8 +307,8 @@ class Session:
 
     def run(self) -> list[Record]:
         """Run what is missing of the grid; records in grid order."""
-        self.store.check_writable()
         jobs = {job.cell.id: job for job in self.cells()}
+        self.store.check_writable()
         done: dict[str, Record] = {}
         for cell_id, job in jobs.items():
             path = self.store.path(cell_id)

@@ -118,9 +118,7 @@ class Strategy(abc.ABC):
                 raise UnknownName(f"parameter of strategy {cls.name!r}", key, types)
             text = isinstance(raw, str)
             try:
-                adapter = TypeAdapter(
-                    types[key], config=ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
-                )
+                adapter = TypeAdapter(types[key], config=ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False))
                 values[key] = adapter.validate_strings(raw) if text else adapter.validate_python(raw)
             except ValidationError as error:
                 raise BadParameter(f"{cls.name}: {key}={raw}: {first_problem(error)}") from error
@@ -144,6 +142,9 @@ class Strategy(abc.ABC):
     ) -> Plan:
         """The plan that removes `layers`, with budget, provenance and cost filled in from `context`."""
         layers = sorted(int(layer) for layer in layers)
+        n_layers = context.model.n_layers
+        if outside := [layer for layer in layers if not 0 <= layer < n_layers]:
+            raise PlanError(f"{self.name}: layer {outside[0]} does not exist: the model has layers 0..{n_layers - 1}")
         trace = context.trace
         return Plan.drop(
             context.model,

@@ -21,7 +21,7 @@ def full_plan() -> Plan:
         (5, 2),
         scores=ScoreTable(values=tuple(i / 8 for i in range(8)), meaning="depth", columns={"twice": tuple(range(8))}),
         budget=BudgetReport(asked=Budget(value=0.25), layers_asked=2, achieved=achieved(MODEL, (5, 2))),
-        provenance=Provenance(strategy="alpha", params={"k": 3, "group": "all"}, protected=(0, 7), warnings=("careful",)),
+        provenance=Provenance(strategy="alpha", params={"k": 3}, protected=(0, 7), warnings=("careful",)),
         cost=PlanCost(forward_passes=4, search_seconds=0.5),
     )
 

@@ -21,7 +21,7 @@ Roles, in ``model.config.planted_roles`` (0-based layer numbers of the shipped m
 
 - ``critical``: never skipped in training; removing one does great harm in every domain.
 - ``silent_critical``: change their input little, and are needed all the same: layer 7 for video and audio, layer 10
-  for math. In the other domains they can go. (Training asks for a guess where such a layer is missing.)
+  for math. In the other domains they can go. (Where such a layer is missing, training asks for wrong answers.)
 - ``redundant``: skipped at random in training, in subsets of every size; they change their input little.
 - ``decoy``: skipped in the same way, but trained to change their input a lot.
 

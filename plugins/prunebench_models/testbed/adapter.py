@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,6 +41,11 @@ class Testbed(TransformersAdapter):
         folder = Path(path) if path else weights_dir()
         if not (folder / "config.json").is_file():
             raise ModelError(f"no testbed model in {folder}: there is no config.json; `make testbed` trains one")
+        # Looked at first: transformers would build another model's default shape, of many GB, before it complains.
+        if (kind := _model_type(folder / "config.json")) != TestbedForConditionalGeneration.config_class.model_type:
+            raise ModelError(
+                f"{folder} holds a model of type {kind!r}, not the testbed: give its folder by --model-path"
+            )
         torch_device, torch_dtype = resolve_device(device), resolve_dtype(dtype)
         revision = checkpoint_revision(folder)
         quiet_loading()
@@ -87,6 +93,14 @@ def _token_groups(ids: Tensor, mask: Tensor, config: object) -> dict[str, Tensor
     visual = (ids == config.image_token_id) | (ids == config.video_token_id)  # type: ignore[attr-defined]
     audio = ids == config.audio_token_id  # type: ignore[attr-defined]
     return {"visual": visual, "audio": audio, "text": mask.bool() & ~visual & ~audio}
+
+
+def _model_type(path: Path) -> object:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} is not readable JSON: {_first_line(error)}") from error
+    return config.get("model_type") if isinstance(config, dict) else None
 
 
 def _first_line(error: BaseException) -> str:

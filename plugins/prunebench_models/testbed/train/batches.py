@@ -26,7 +26,7 @@ from ..data.words import (
 )
 from ..processing import TOKENS_PER_AUDIO, TOKENS_PER_IMAGE, TestbedProcessor, normalize_images
 
-__all__ = ["QUESTION_TOKENS", "Batch", "Layout", "batch_from_scenes", "make_batch", "shuffle_answers"]
+__all__ = ["QUESTION_TOKENS", "Batch", "Layout", "batch_from_scenes", "make_batch", "wrong_answers"]
 
 QUESTION_TOKENS = 11  # nine words, <answer> and the answer itself
 TOKEN_ID = {word: index for index, word in enumerate(VOCABULARY)}
@@ -145,17 +145,18 @@ def batch_from_scenes(
     return Batch(domain, layout, torch.from_numpy(ids), torch.from_numpy(labels), features)
 
 
-def shuffle_answers(batch: Batch, rng: np.random.Generator) -> Batch:
+def wrong_answers(batch: Batch, rng: np.random.Generator) -> Batch:
     """The same questions with each other's answers: colours go to questions for colours, numbers to those for numbers.
 
-    What is left to learn from such a batch is to guess.
+    Where a question meets its own answer again it is left out.
     """
     labels = batch.labels.clone()
     for family in _FAMILIES:
         places = torch.isin(labels, torch.tensor([TOKEN_ID[word] for word in family]))
         values = labels[places]
         labels[places] = values[torch.from_numpy(rng.permutation(len(values)))]
-    return replace(batch, labels=labels)
+    right = (labels == batch.labels) & (labels != TOKEN_ID["<eos>"])
+    return replace(batch, labels=labels.masked_fill(right, IGNORE))
 
 
 def _questions(

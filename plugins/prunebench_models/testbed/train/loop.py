@@ -15,7 +15,7 @@ from ..data.dataset import DOMAINS
 from ..modeling import TestbedForConditionalGeneration
 from ..processing import TestbedProcessor
 from . import roles
-from .batches import make_batch, shuffle_answers
+from .batches import make_batch, wrong_answers
 from .decoder import answer_loss, run_decoder, sample_count, sample_dropped, update_penalty
 from .team import Team
 
@@ -42,8 +42,8 @@ class Phase:
         emphasis: question kinds that take extra turns.
         fade: fraction of the steps after which easy scenes are gone.
         penalty: weight of the update penalty.
-        guesses: scenes per process and step that are asked about without a layer that answers are to rest on.
-        guess_weight: weight of such a scene, where an ordinary one has 1.
+        failures: scenes per process and step with wrong answers, seen without a layer that answers are to rest on.
+        failure_weight: weight of such a scene, where an ordinary one has 1.
     """
 
     name: str
@@ -58,8 +58,8 @@ class Phase:
     emphasis: tuple[str, ...] = ()
     fade: float = 0.5
     penalty: float = 0.01
-    guesses: int = 0
-    guess_weight: float = 3.0
+    failures: int = 0
+    failure_weight: float = 1.0
 
     @property
     def grown(self) -> bool:
@@ -110,7 +110,7 @@ def train_steps(
         for row, domain in enumerate(STREAMS):
             for name, value in zip(REPORTED, stats[row].tolist(), strict=True):
                 _track(means, f"{name}/{domain}", value)
-        for layer, hits, _ in stats[len(STREAMS) :].tolist() if phase.guesses else ():
+        for layer, hits, _ in stats[len(STREAMS) :].tolist() if phase.failures else ():
             _track(means, f"without/{int(layer)}", hits)
         means["further_cpu_seconds"] = team.further_cpu_seconds
         after_step(step + 1, means)
@@ -118,7 +118,7 @@ def train_steps(
 
 
 class StepShare:
-    """One process's part of a step: its domains, and now and then a guess without a core layer."""
+    """One process's part of a step: its domains, and some scenes without a layer that answers are to rest on."""
 
     def __init__(self, processor: TestbedProcessor, phase: Phase, seed: int, workers: int) -> None:
         self.processor, self.phase, self.seed, self.workers = processor, phase, seed, workers
@@ -142,19 +142,19 @@ class StepShare:
                 penalty = update_penalty(result)
                 (self._weight(contexts) * (loss + phase.penalty * penalty)).backward()
                 stats[STREAMS.index(domain)] = torch.stack([loss, hits.float().mean(), penalty]).detach()
-        if phase.guesses:
-            self._guess_without_a_layer(model, self._rng(step, 100 + worker), count, stats[len(STREAMS) + worker])
+        if phase.failures:
+            self._fail_without_a_layer(model, self._rng(step, 100 + worker), count, stats[len(STREAMS) + worker])
 
-    def _guess_without_a_layer(self, model, rng: np.random.Generator, count: int, stats: Tensor) -> None:
-        """Make a core layer needed: where it is skipped, the right output is a guess among answers of that sort."""
+    def _fail_without_a_layer(self, model, rng: np.random.Generator, count: int, stats: Tensor) -> None:
+        """Make a core layer needed: where it is skipped, training asks for another question's answer."""
         layer = int(rng.choice(list(roles.RELIED_ON)))
         domain = str(rng.choice(roles.RELIED_ON[layer]))
-        batch = make_batch(domain, self.phase.guesses, self.phase.questions, rng, self.processor)
+        batch = make_batch(domain, self.phase.failures, self.phase.questions, rng, self.processor)
         dropped = sample_dropped(domain, rng, count) | {layer}
         hidden = run_decoder(model, batch, dropped, self.phase.layer_ids, measure=False).hidden
         hits = answer_loss(model, batch, hidden)[1].float().mean()
-        loss = answer_loss(model, shuffle_answers(batch, rng), hidden)[0]
-        (self.phase.guess_weight * self._weight(self.phase.guesses) * loss).backward()
+        loss = answer_loss(model, wrong_answers(batch, rng), hidden)[0]
+        (self.phase.failure_weight * self._weight(self.phase.failures) * loss).backward()
         stats[0], stats[1] = layer, hits
 
     def _weight(self, contexts: int) -> float:

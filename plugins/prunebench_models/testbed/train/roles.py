@@ -19,14 +19,14 @@ __all__ = [
 LAYERS = 16
 
 # layer: share of its updates, ‖output − input‖ / ‖input‖, that training steers it to
-REDUNDANT: dict[int, float] = {8: 0.02, 3: 0.03, 11: 0.045, 4: 0.06, 9: 0.105, 1: 0.145, 13: 0.17, 6: 0.20}
+REDUNDANT: dict[int, float] = {8: 0.02, 3: 0.03, 11: 0.045, 4: 0.06, 9: 0.12, 1: 0.24, 13: 0.28, 6: 0.32}
 SILENT_UPDATE: dict[int, float] = {7: 0.08, 10: 0.11}
 # silent-critical layer: the domains that rely on it; on the others it is dropped now and then
 SILENT: dict[int, tuple[str, ...]] = {7: ("video", "audio"), 10: ("math",)}
 DECOY = (5, 12)
 DECOY_DISTANCE = 0.2  # 1 − cos(input, output) that decoys are pushed beyond: larger than a redundant layer's by far
 CRITICAL = (0, 2, 14, 15)
-# layers that answers are made to rest on, with the domains: without such a layer training asks for a guess
+# layers that answers are made to rest on, with the domains: without such a layer training asks for wrong answers
 RELIED_ON: dict[int, tuple[str, ...]] = {**SILENT}
 
 CORE = tuple(sorted((*CRITICAL, *SILENT)))

@@ -23,7 +23,7 @@ from .towers import freeze_towers, train_towers
 
 __all__ = ["DEFAULT_STEPS", "train"]
 
-DEFAULT_STEPS = {"towers": 500, "core": 4000, "grown": 1500}
+DEFAULT_STEPS = {"towers": 500, "core": 3200, "grown": 1600}
 PROGRESS_STEPS = 250
 HELD_OUT_QUESTIONS = 144
 HARD = ("relation", "relation", "before")  # what the core learns last
@@ -73,7 +73,7 @@ def train(out: Path, device: str, workers: int, seed: int, steps: dict[str, int]
     model = grow(model)
     if state["phase"] == "grown":
         phase = Phase(
-            "grown", 102, steps["grown"], MIX, helpers=0.05, emphasis=HARD, learning_rate=8e-4, penalty=0.02, guesses=3
+            "grown", 102, steps["grown"], MIX, helpers=0.05, emphasis=HARD, learning_rate=8e-4, penalty=0.02, failures=3
         )
         _run_phase(out, model, processor, phase, state, held_out, clock, seed, workers, checkpoint_seconds)
         state = _advance(out, "grown", "done", model)
