@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from pydantic import ValidationError
 
 from prunebench import leaderboard
 from prunebench.budget import Budget
@@ -225,10 +226,10 @@ def test_fewer_questions_make_a_row_incomplete():
     assert "incomplete: 60 of 100 questions of look" in leaderboard.build([make_dense(DENSE), short])
 
 
-def test_a_score_that_is_no_number_is_missing():
-    broken = make_record("nan", tasks=[make_task("look", 50, score=math.nan), make_task("count", 75)])
-    _, section = only_section([make_dense(DENSE), broken])
-    assert section.rows[0].status == "incomplete" and section.rows[0].rank is None
+def test_a_score_that_is_no_number_cannot_become_a_record():
+    """NaN is written to JSON as null and could not be read back: such a result has to be a failed cell instead."""
+    with pytest.raises(ValidationError, match="finite number"):
+        make_task("look", 50, score=math.nan)
 
 
 def test_a_record_without_tasks_has_no_score():

@@ -110,7 +110,7 @@ def test_a_record_cut_anywhere_is_refused(store):
 
 def test_a_record_changed_by_hand_is_refused(store):
     path = store.write(make_record("alpha", right=RIGHT))
-    path.write_text(path.read_text(encoding="utf-8").replace('"seed": 0', '"seed": 4', 1), encoding="utf-8")
+    path.write_text(path.read_text(encoding="utf-8").replace('"seed":0', '"seed": 4', 1), encoding="utf-8")
     with pytest.raises(StoreError, match="changed by hand"):
         read_record(path)
 

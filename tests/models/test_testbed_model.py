@@ -12,7 +12,7 @@ from prunebench_models.testbed.train.probe import HeldOut, batch_from_samples
 from torch import nn
 
 DOMAINS = TestbedDataset.domains
-FLOORS = {"general": 0.90, "math": 0.80, "video": 0.75, "audio": 0.80}
+FLOORS = {"general": 0.92, "math": 0.97, "video": 0.94, "audio": 0.97}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -163,7 +163,7 @@ def test_packed_questions_equal_single_questions(model, processor, domain):
 
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_accuracy_is_far_above_the_majority_answer(model, processor, domain):
-    assert evaluate(model, processor, domain, n=240)["accuracy"] >= FLOORS[domain] - 0.02
+    assert evaluate(model, processor, domain, n=160)["accuracy"] >= FLOORS[domain]
 
 
 def test_roles_cover_every_layer_once(model):
@@ -178,7 +178,7 @@ def test_removable_layers_can_go_and_the_others_cannot(model, held_out):
     roles = model.config.planted_roles
     dense = held_out.accuracy(model)
     without = held_out.accuracy(model, roles["redundant"] + roles["decoy"])
-    assert mean(dense) - mean(without) < 0.04
+    assert all(dense[domain] - without[domain] < 0.04 for domain in dense)
     for layer in roles["critical"] + roles["silent_critical"]:
         assert mean(dense) - mean(held_out.accuracy(model, (layer,))) > 0.08, layer
 
