@@ -24,7 +24,8 @@ lint: $(STAMP)
 # Trains the shipped model from nothing (resumable) and puts it in place.
 testbed: $(STAMP)
 	$(BIN)/python -m prunebench_models.testbed.train --out runs/testbed-training
-	cp runs/testbed-training/model/* runs/testbed-training/training_log.jsonl plugins/prunebench_models/testbed/weights/
+	install -m 644 runs/testbed-training/model/* runs/testbed-training/training_log.jsonl \
+		plugins/prunebench_models/testbed/weights/
 
 # Makes the committed tables of the shipped model anew; finished cells are kept.
 testbed-leaderboard: $(STAMP)

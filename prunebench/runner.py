@@ -10,34 +10,30 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from prunebench import surgery
-from prunebench.budget import Budget
 from prunebench.calibration.samples import Sample, fingerprint
 from prunebench.calibration.trace import Trace, trace_key
-from prunebench.comparison import DENSE
-from prunebench.config import CalibrationSpec, Cell, Spec, split_params
-from prunebench.environment import describe_environment, package_version
+from prunebench.config import Spec
+from prunebench.environment import describe_environment
 from prunebench.errors import BadParameter, PlanError, PruneBenchError, StoreError
+from prunebench.grid import Job, build_cells, build_strategies, calibration_spec, limited
 from prunebench.plan import Plan, Provenance
 from prunebench.plugins import Plugins, get_plugins
 from prunebench.reporter import Reporter
-from prunebench.store import Memory, Record, Store, now
-from prunebench.strategy import PlanContext, Strategy, strategy_params
+from prunebench.store import Latency, Memory, Record, Store, now
+from prunebench.strategy import PlanContext
 from prunebench.suites import Suite, load_suite
 
 if TYPE_CHECKING:
     from prunebench.adapter import LoadedModel
     from prunebench.evaluator import Evaluator, TaskResult
 
-__all__ = ["CONTROLS", "DENSE", "Session", "run"]
+__all__ = ["Session", "run"]
 
 SMALL_MODEL = 20_000_000
 """Parameters below which a model runs on one CPU thread unless ``--threads`` says otherwise."""
-CONTROLS = ("random", "first_n", "last_n", "even_spacing", "cosine")
-"""Strategies that ``--controls`` adds, by registered name."""
 
 
 def run(spec: Spec, reporter: Reporter | None = None) -> list[Record]:
@@ -51,12 +47,6 @@ def run(spec: Spec, reporter: Reporter | None = None) -> list[Record]:
     return session.run()
 
 
-@dataclass
-class _Job:
-    cell: Cell
-    strategy: Strategy
-
-
 class Session:
     """One loaded model, one suite, one calibration, and the cells over them."""
 
@@ -67,11 +57,11 @@ class Session:
         self.store = Store(spec.out)
         # All names are looked up before anything slow happens.
         adapter_class = self.plugins.get("models", spec.model)
-        self.strategies = self._build_strategies()
+        self.strategies = build_strategies(spec, self.plugins)
         suite_name = spec.suite or adapter_class.default_suite
         if suite_name is None:
             raise BadParameter(f"model {spec.model!r} has no default suite: name one with --suite")
-        self.suite: Suite = self._limited(load_suite(self.plugins.get("suites", suite_name)))
+        self.suite: Suite = limited(load_suite(self.plugins.get("suites", suite_name)), spec.limit)
         dataset_name = spec.calibration or adapter_class.default_calibration
         if dataset_name is None and any(s.requires() for s in self.strategies.values()):
             raise BadParameter(
@@ -88,28 +78,6 @@ class Session:
         self._timing_samples: list[Sample] | None = None
 
     # -- setting up --------------------------------------------------------------------------------------------------
-
-    def _build_strategies(self) -> dict[str, Strategy]:
-        names = list(dict.fromkeys([*self.spec.strategies, *(CONTROLS if self.spec.controls else ())]))
-        names = [name for name in names if name != DENSE]
-        classes = {name: self.plugins.get("strategies", name) for name in names}
-        aliases = {name: cls.name for name, cls in classes.items()}
-        classes = {cls.name: cls for cls in classes.values()}  # aliases are one strategy
-        own = {name: list(strategy_params(cls)) for name, cls in classes.items()}
-        asked = {self.plugins.get("strategies", name).name for name in self.spec.strategies if name != DENSE}
-        given = {}
-        for key, value in self.spec.params.items():
-            owner, dot, name = key.partition(".")
-            given[f"{aliases.get(owner, owner)}.{name}" if dot else key] = value
-        params = split_params(given, {name: own[name] for name in own if name in asked} or own)
-        return {name: cls.from_params(params.get(name)) for name, cls in classes.items()}
-
-    def _limited(self, suite: Suite) -> Suite:
-        limit = self.spec.limit
-        if limit is None:
-            return suite
-        tasks = tuple(task.model_copy(update={"n": min(task.n, limit)}) for task in suite.tasks)
-        return suite.model_copy(update={"tasks": tasks})
 
     def _evaluator(self, name: str) -> Evaluator:
         evaluator = self.plugins.get("evaluators", name)()
@@ -138,56 +106,17 @@ class Session:
             # hundredfold, and on a quiet one a second thread gains next to nothing.
             torch.set_num_threads(1)
 
-    def cells(self) -> list[_Job]:
+    def cells(self) -> list[Job]:
         """The grid: dense, then every strategy at every budget and seed."""
-        jobs = [self._job(self.plugins.get("strategies", DENSE)(), Budget(value=0.0), self.spec.seed)]
-        for budget in self.spec.budgets:
-            budget.layers_asked(self.loaded.info.n_layers)  # too large a budget stops the run before it starts
-            for strategy in self.strategies.values():
-                seeds = range(self.spec.seeds) if strategy.stochastic else (0,)
-                jobs += [self._job(strategy, budget, self.spec.seed + offset) for offset in seeds]
-        return jobs
-
-    def _job(self, strategy: Strategy, budget: Budget, seed: int) -> _Job:
-        info, spec = self.loaded.info, self.spec
-        revisions = {t.dataset: self.plugins.get("datasets", t.dataset).revision for t in self.suite.tasks if t.dataset}
-        defaults = type(strategy)().params()
-        cell = Cell(
-            model=info.name,
-            model_revision=info.revision,
-            dtype=info.dtype,
-            strategy=strategy.name,
-            strategy_params={k: v for k, v in strategy.params().items() if v != defaults[k]},
-            strategy_version=self._version(strategy),
-            budget=budget,
-            seed=seed,
-            suite=self.suite.name,
-            suite_digest=self.suite.digest(revisions),
-            limit=spec.limit,
-            calibration=self._calibration() if strategy.requires() else None,
-            calibration_revision=self.dataset.revision if self.dataset and strategy.requires() else "",
-            latency=spec.latency,
-        )
-        return _Job(cell, strategy)
-
-    def _version(self, strategy: Strategy) -> str:
-        owner = self.plugins.registry("strategies")[strategy.name].plugin
-        return self.plugins.infos[owner].version or package_version("prunebench") or ""
-
-    def _calibration(self) -> CalibrationSpec:
-        assert self.dataset is not None
-        spec = self.spec
-        return CalibrationSpec(
-            dataset=self.dataset.name, n=spec.n_calibration, seed=spec.calibration_seed, domain=spec.calibration_domain
-        )
+        return build_cells(self.spec, self.plugins, self.strategies, self.loaded.info, self.suite, self.dataset)
 
     # -- stages ------------------------------------------------------------------------------------------------------
 
     def samples(self) -> list[Sample]:
         """The calibration samples, made once."""
         if self._samples is None:
-            spec = self._calibration()
             assert self.dataset is not None
+            spec = calibration_spec(self.spec, self.dataset)
             try:
                 self._samples = self.dataset.samples(spec.split, spec.n, seed=spec.seed, domain=spec.domain)
             except ValueError as error:
@@ -221,7 +150,7 @@ class Session:
         self._trace.save(self.store.traces)
         return self._trace
 
-    def plan(self, job: _Job) -> tuple[Plan, PlanContext]:
+    def plan(self, job: Job) -> tuple[Plan, PlanContext]:
         """Score and select; nothing is pruned."""
         trace = self.trace() if job.strategy.requires() else None
         context = PlanContext(model=self.loaded.info, budget=job.cell.budget, trace=trace, seed=job.cell.seed)
@@ -264,32 +193,14 @@ class Session:
                     results.append(self.evaluators[task.evaluator].evaluate(self.loaded, task, advance))
         return results
 
-    def measure(self, plan: Plan) -> tuple[Any, Memory]:
+    def measure(self, plan: Plan) -> tuple[Latency | None, Memory]:
         """Latency and memory of the pruned model beside the dense one."""
-        from prunebench.measure.cost import weight_bytes
-        from prunebench.measure.latency import measure_latency
-        from prunebench.measure.memory import nvml_process_bytes, peak_rss_bytes
+        from prunebench.measure.model import measure_model
 
-        latency, peaks = None, {}
         spec = self.spec.latency
-        if spec.enabled:
-            with self.reporter.bar("  latency", spec.warmup + spec.rounds) as advance:
-                latency, peaks = measure_latency(self.loaded, plan, self._timing(), spec, advance)
-        info = self.loaded.info
-        with surgery.pruned(self.loaded, plan):
-            weights = weight_bytes(self.loaded.model)
-        memory = Memory(
-            weights=weights,
-            dense_weights=info.model_bytes,
-            kv_bytes_per_token=sum(info.layers[layer].kv_bytes_per_token for layer in plan.kept_layers),
-            torch_peak_allocated=getattr(peaks.get("pruned"), "allocated", None),
-            dense_torch_peak_allocated=getattr(peaks.get("dense"), "allocated", None),
-            torch_peak_reserved=getattr(peaks.get("pruned"), "reserved", None),
-            dense_torch_peak_reserved=getattr(peaks.get("dense"), "reserved", None),
-            nvml_process=nvml_process_bytes(self.loaded.device),
-            peak_rss=peak_rss_bytes(),
-        )
-        return latency, memory
+        rounds = spec.warmup + spec.rounds if spec.enabled else 0
+        with self.reporter.bar("  latency and memory", rounds) as advance:
+            return measure_model(self.loaded, plan, self._timing(), spec, advance)
 
     def _timing(self) -> Sequence[Sample]:
         """Fixed questions for timing: the first ones of the suite's first task."""
@@ -328,7 +239,7 @@ class Session:
                 pass
         return [done[cell_id] for cell_id in jobs if cell_id in done]
 
-    def run_cell(self, job: _Job) -> Record:
+    def run_cell(self, job: Job) -> Record:
         """One cell, whatever happens in it: a failure is a record, and the next cell runs."""
         self.reporter.begin(job.cell.label)
         started, clock = now(), time.perf_counter()

@@ -81,6 +81,9 @@ class Strategy(abc.ABC):
     stochastic: ClassVar[bool] = False
     """True if the plan depends on the seed: such a method is run with several and shown as a band."""
 
+    control: ClassVar[bool] = False
+    """True for a method that ``--controls`` adds to every table."""
+
     def requires(self) -> frozenset[str]:
         """Names of the calibration statistics that `plan` reads (see `prunebench.calibration.collect.STATISTICS`)."""
         return frozenset()

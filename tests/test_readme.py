@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -111,3 +112,15 @@ assert plugins.get("models", "testbed")().load().info.n_layers == 16
     environment = {"PYTHONPATH": str(place), "PATH": "", "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_numbers_are_those_of_the_committed_records():
+    """Accuracies of the testbed and the zigzag's speed, as README states them."""
+    records = prunebench.load_records([ROOT / "leaderboards" / "testbed"])
+    dense = next(record for record in records if record.cell.strategy == "dense")
+    for task in dense.tasks:
+        assert f"{task.task} {100 * task.score:.1f} ({100 * task.majority:.1f})" in README
+    zigzag = json.loads((ROOT / "benchmarks" / "records" / "zigzag.json").read_text(encoding="utf-8"))
+    ratio = zigzag["engines"]["dionysus"]["cpu_s"] / zigzag["engines"]["numba"]["cpu_s"]
+    assert f"{ratio:.0f}×" in README
+    assert ratio >= 25

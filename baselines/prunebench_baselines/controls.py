@@ -29,6 +29,7 @@ class Random(ScoreStrategy):
     """Removes layers drawn uniformly without replacement; shown as a band over seeds."""
 
     name = "random"
+    control = True
     stochastic = True
     meaning = "a random permutation of the layers"
 
@@ -41,6 +42,7 @@ class FirstN(ScoreStrategy):
     """Removes the first n layers."""
 
     name = "first_n"
+    control = True
     meaning = "nearness to the input"
 
     def score(self, context: PlanContext) -> np.ndarray:
@@ -52,6 +54,7 @@ class LastN(ScoreStrategy):
     """Removes the last n layers."""
 
     name = "last_n"
+    control = True
     meaning = "nearness to the output"
 
     def score(self, context: PlanContext) -> np.ndarray:
@@ -63,6 +66,7 @@ class EvenSpacing(Strategy):
     """Removes n layers at equal distances: the centres of n equal stretches of the depth."""
 
     name = "even_spacing"
+    control = True
 
     def plan(self, context: PlanContext) -> Plan:
         n_layers, count = context.model.n_layers, context.n_remove

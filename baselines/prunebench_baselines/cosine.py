@@ -25,6 +25,7 @@ class Cosine(ScoreStrategy):
     """
 
     name = "cosine"
+    control = True
     paper = "https://arxiv.org/abs/2403.03853"
     meaning = "mean token cosine of a layer's input and output"
 

@@ -1,0 +1,115 @@
+"""What a spec unfolds into: the strategies with their parameters, and the cells over budgets and seeds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from prunebench.budget import Budget
+from prunebench.comparison import DENSE
+from prunebench.config import CalibrationSpec, Cell, Spec, split_params
+from prunebench.dataset import Dataset
+from prunebench.environment import package_version
+from prunebench.model_info import ModelInfo
+from prunebench.plugins import Plugins
+from prunebench.strategy import Strategy, strategy_params
+from prunebench.suites import Suite
+
+__all__ = ["Job", "build_cells", "build_strategies", "calibration_spec", "limited"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A cell with the strategy that plans it."""
+
+    cell: Cell
+    strategy: Strategy
+
+
+def build_strategies(spec: Spec, plugins: Plugins) -> dict[str, Strategy]:
+    """The strategies that a spec names, controls included where asked for, with their parameters set.
+
+    Parameters go to the strategies that were named, not to controls that came along.
+
+    Raises:
+        UnknownName, BadParameter: a strategy or parameter that does not exist, or a value that does not fit.
+    """
+    named = [name for name in dict.fromkeys(spec.strategies) if name != DENSE]
+    aliases = {name: plugins.get("strategies", name).name for name in named}
+    asked = list(dict.fromkeys(aliases.values()))
+    names = list(asked)
+    if spec.controls:
+        known = [entry.value for entry in plugins.registry("strategies").values()]
+        names = list(dict.fromkeys([*names, *(cls.name for cls in known if cls.control)]))
+    classes = {name: plugins.get("strategies", name) for name in names}
+    given = {}
+    for key, value in spec.params.items():
+        owner, dot, parameter = key.partition(".")
+        given[f"{aliases.get(owner, owner)}.{parameter}" if dot else key] = value
+    params = split_params(given, {name: list(strategy_params(classes[name])) for name in asked or names})
+    return {name: cls.from_params(params.get(name)) for name, cls in classes.items()}
+
+
+def limited(suite: Suite, limit: int | None) -> Suite:
+    """The suite with at most `limit` questions per task."""
+    if limit is None:
+        return suite
+    tasks = tuple(task.model_copy(update={"n": min(task.n, limit)}) for task in suite.tasks)
+    return suite.model_copy(update={"tasks": tasks})
+
+
+def calibration_spec(spec: Spec, dataset: Dataset) -> CalibrationSpec:
+    """Which samples of `dataset` calibrate this run."""
+    return CalibrationSpec(
+        dataset=dataset.name, n=spec.n_calibration, seed=spec.calibration_seed, domain=spec.calibration_domain
+    )
+
+
+def build_cells(
+    spec: Spec,
+    plugins: Plugins,
+    strategies: dict[str, Strategy],
+    info: ModelInfo,
+    suite: Suite,
+    dataset: Dataset | None,
+) -> list[Job]:
+    """The grid: dense, then every strategy at every budget and seed.
+
+    Raises:
+        BudgetError: a budget that no model of this depth can meet; said before anything runs.
+    """
+    revisions = {task.dataset: plugins.get("datasets", task.dataset).revision for task in suite.tasks if task.dataset}
+    suite_digest = suite.digest(revisions)
+
+    def job(strategy: Strategy, budget: Budget, seed: int) -> Job:
+        defaults = type(strategy)().params()
+        reads = dataset if strategy.requires() else None
+        cell = Cell(
+            model=info.name,
+            model_revision=info.revision,
+            dtype=info.dtype,
+            strategy=strategy.name,
+            strategy_params={name: value for name, value in strategy.params().items() if value != defaults[name]},
+            strategy_version=_version(strategy, plugins),
+            budget=budget,
+            seed=seed,
+            suite=suite.name,
+            suite_digest=suite_digest,
+            limit=spec.limit,
+            calibration=calibration_spec(spec, reads) if reads else None,
+            calibration_revision=reads.revision if reads else "",
+            latency=spec.latency,
+        )
+        return Job(cell, strategy)
+
+    jobs = [job(plugins.get("strategies", DENSE)(), Budget(value=0.0), spec.seed)]
+    for budget in spec.budgets:
+        budget.layers_asked(info.n_layers)
+        for strategy in strategies.values():
+            seeds = range(spec.seeds) if strategy.stochastic else (0,)
+            jobs += [job(strategy, budget, spec.seed + offset) for offset in seeds]
+    return jobs
+
+
+def _version(strategy: Strategy, plugins: Plugins) -> str:
+    owner = plugins.registry("strategies")[strategy.name].plugin
+    return plugins.infos[owner].version or package_version("prunebench") or ""
