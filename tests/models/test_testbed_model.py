@@ -193,3 +193,15 @@ def test_update_sizes_are_as_planted(model, held_out):
         assert ranks[layer] < max(ranks[other] for other in roles["redundant"])
     for layer in roles["decoy"]:  # looks more important than every redundant layer
         assert ranks[layer] > max(ranks[other] for other in roles["redundant"])
+
+
+def test_a_media_tag_as_an_answer_is_a_word_like_any_other():
+    """A pruned model may answer with a media tag; generation must go on, not ask for media."""
+    model = load(weights_dir())
+    model.lm_head.weight.data.zero_()
+    model.lm_head.bias = torch.nn.Parameter(torch.zeros(model.config.text_config.vocab_size))
+    model.lm_head.bias.data[model.config.image_token_id] = 1.0
+    processor = TestbedProcessor.from_pretrained(weights_dir())
+    batch = processor.from_samples(TestbedDataset().samples("test", 4))
+    tokens = model.generate(**batch, max_new_tokens=3, do_sample=False)
+    assert (tokens[:, -3:] == model.config.image_token_id).all()

@@ -153,9 +153,10 @@ class TestbedForConditionalGeneration(PreTrainedModel, GenerationMixin):
             raise ValueError("give input_ids or inputs_embeds, and not both")
         past = 0 if past_key_values is None else past_key_values.get_seq_length()
         if inputs_embeds is None:
-            # once the cache holds the media, generate() still passes them at every step
-            media = (pixel_values, audio_features) if past == 0 else (None, None)
-            inputs_embeds = self.embed(input_ids, *media)
+            # Media stand in the prompt alone. generate() still passes them at every step, and a damaged model may well
+            # answer with a media tag: after the prompt that is a word like any other.
+            words = self.get_input_embeddings()
+            inputs_embeds = self.embed(input_ids, pixel_values, audio_features) if past == 0 else words(input_ids)
         if position_ids is None and attention_mask is not None and attention_mask.dim() == 2:
             position_ids = position_ids_from_mask(attention_mask)[:, -inputs_embeds.shape[1] :]
         outputs = self.language_model(
