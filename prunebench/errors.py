@@ -32,6 +32,8 @@ __all__ = [
     "StoreError",
     "UnknownName",
     "UsageError",
+    "first_line",
+    "typed_line",
 ]
 
 
@@ -93,3 +95,15 @@ class EvaluationError(PruneBenchError):
 
 class StoreError(PruneBenchError):
     """A record, trace or folder that cannot be read or written."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's text, or its type where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def typed_line(error: BaseException) -> str:
+    """The type of a foreign exception and the first line of its text."""
+    name = type(error).__name__
+    return f"{name}: {first_line(error)}" if str(error).strip() else name

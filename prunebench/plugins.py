@@ -19,7 +19,7 @@ from typing import Any
 import pluggy
 
 from prunebench import hookspecs
-from prunebench.errors import PluginError, PruneBenchError, UnknownName
+from prunebench.errors import PluginError, PruneBenchError, UnknownName, typed_line
 from prunebench.hookspecs import PROJECT
 
 __all__ = ["KINDS", "PluginInfo", "Plugins", "Registered", "get_plugins", "reset_plugins"]
@@ -50,11 +50,6 @@ class Registered:
     name: str
     value: Any
     plugin: str
-
-
-def _one_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
 
 
 class Plugins:
@@ -138,12 +133,12 @@ class Plugins:
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a plugin may even call sys.exit at import
-            info.errors.append(f"cannot be imported: {_one_line(error)}")
+            info.errors.append(f"cannot be imported: {typed_line(error)}")
             return
         try:
             self.manager.register(module, name=info.name)
         except (pluggy.PluginValidationError, ValueError) as error:
-            info.errors.append(f"wrong hook signature: {_one_line(error)}")
+            info.errors.append(f"wrong hook signature: {typed_line(error)}")
             # pluggy keeps the hooks that validated before the bad one; take them all out again.
             if self.manager.get_plugin(info.name) is not None:
                 self.manager.unregister(name=info.name)
@@ -165,7 +160,7 @@ class Plugins:
             except KeyboardInterrupt:
                 raise
             except (Exception, SystemExit) as error:
-                note = f"{hook}: {_one_line(error)}"
+                note = f"{hook}: {typed_line(error)}"
                 if note not in info.errors:
                     info.errors.append(note)
 
@@ -201,7 +196,7 @@ class Plugins:
             except KeyboardInterrupt:
                 raise
             except (Exception, SystemExit) as error:
-                info.errors.append(f"prunebench_register_{kind}: {_one_line(error)}")
+                info.errors.append(f"prunebench_register_{kind}: {typed_line(error)}")
         return registry
 
     def get(self, kind: str, name: str) -> Any:

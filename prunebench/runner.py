@@ -17,7 +17,7 @@ from prunebench.calibration.samples import Sample, fingerprint
 from prunebench.calibration.trace import Trace, trace_key
 from prunebench.config import Spec
 from prunebench.environment import describe_environment
-from prunebench.errors import BadParameter, PlanError, PruneBenchError, StoreError
+from prunebench.errors import BadParameter, PlanError, PruneBenchError, StoreError, first_line, typed_line
 from prunebench.grid import Job, build_cells, build_strategies, calibration_spec, limited
 from prunebench.plan import Plan, Provenance
 from prunebench.plugins import Plugins, get_plugins
@@ -290,6 +290,5 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def _describe(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    text = lines[0] if lines else ""
-    return text if isinstance(error, PruneBenchError) and text else f"{type(error).__name__}: {text}"
+    ours = isinstance(error, PruneBenchError) and str(error).strip()
+    return first_line(error) if ours else typed_line(error)

@@ -108,9 +108,7 @@ class Topology(ScoreStrategy):
                 bootstrap=self.bootstrap,
                 seed=context.seed,
             )
-        except ValueError as error:
-            raise BadParameter(f"topo: {error}") from error
-        except ImportError as error:  # an optional engine; its message names the command that adds it
+        except (ValueError, ImportError) as error:  # ImportError: an optional engine, with the command that adds it
             raise BadParameter(f"topo: {error}") from error
         if result.fallback:
             context.warnings.append(f"topo: {result.fallback}")

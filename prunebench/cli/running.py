@@ -47,7 +47,7 @@ def run_command(context: click.Context, dry_run: bool, as_json: bool, no_latency
         raise UsageError("say how much to remove: --sparsity 0.5 (half of the decoder layers), or --layers 8")
 
     from prunebench import leaderboard
-    from prunebench.plugins import get_plugins
+    from prunebench.cli.catalogue import warn_of_plugin_errors
     from prunebench.reporter import Reporter
     from prunebench.runner import Session
 
@@ -72,9 +72,7 @@ def run_command(context: click.Context, dry_run: bool, as_json: bool, no_latency
     else:
         click.echo(leaderboard.build(records), nl=False)
     reporter.note(f"leaderboard: {out}   records: {session.store.root / 'records'}")
-    for info in get_plugins().infos.values():
-        if info.errors:
-            reporter.warn(f"plugin {info.name!r}: {info.errors[0]}")
+    warn_of_plugin_errors()
     if failed:
         reporter.warn(
             f"{len(failed)} of {len(records)} cells failed; the first: {failed[0].cell.label}: {failed[0].error}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from prunebench.adapter import DecoderInputs, LoadedModel
 from prunebench.calibration.samples import Sample
-from prunebench.errors import CalibrationError, ModelError
+from prunebench.errors import CalibrationError, ModelError, first_line
 from prunebench.measure.cost import checkpoint_revision, describe
 from prunebench_models.transformers_adapter import (
     TransformersAdapter,
@@ -55,7 +55,7 @@ class Testbed(TransformersAdapter):
             )
             processor = TestbedProcessor.from_pretrained(folder)
         except Exception as error:  # safetensors and tokenizers raise types of their own
-            raise ModelError(f"cannot load the testbed from {folder}: {_first_line(error)}") from error
+            raise ModelError(f"cannot load the testbed from {folder}: {first_line(error)}") from error
         if wrong := [
             name for key in ("missing_keys", "unexpected_keys", "mismatched_keys") for name in report.get(key, ())
         ]:
@@ -82,9 +82,7 @@ class Testbed(TransformersAdapter):
                 batch["input_ids"], pixel_values=batch.get("pixel_values"), audio_features=batch.get("audio_features")
             )
         except ValueError as error:
-            raise CalibrationError(
-                f"sample {samples[0].id!r} does not fit the testbed: {_first_line(error)}"
-            ) from error
+            raise CalibrationError(f"sample {samples[0].id!r} does not fit the testbed: {first_line(error)}") from error
         groups = _token_groups(batch["input_ids"], batch["attention_mask"], loaded.model.config)
         return DecoderInputs(embeds, batch["attention_mask"], groups, sample_ids=tuple(sample.id for sample in samples))
 
@@ -99,10 +97,5 @@ def _model_type(path: Path) -> object:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ModelError(f"{path} is not readable JSON: {_first_line(error)}") from error
+        raise ModelError(f"{path} is not readable JSON: {first_line(error)}") from error
     return config.get("model_type") if isinstance(config, dict) else None
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

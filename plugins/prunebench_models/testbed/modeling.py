@@ -9,9 +9,11 @@ from transformers import CLIPVisionModel, GenerationMixin, LlamaModel, PreTraine
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
+from prunebench_models.transformers_adapter import position_ids as count_positions
+
 from .configuration import TestbedConfig
 
-__all__ = ["Projector", "TestbedForConditionalGeneration", "position_ids_from_mask"]
+__all__ = ["Projector", "TestbedForConditionalGeneration"]
 
 MEDIA_RMS = 0.5  # media tokens and word embeddings start at the same scale: neither drowns the other
 
@@ -158,7 +160,7 @@ class TestbedForConditionalGeneration(PreTrainedModel, GenerationMixin):
             words = self.get_input_embeddings()
             inputs_embeds = self.embed(input_ids, pixel_values, audio_features) if past == 0 else words(input_ids)
         if position_ids is None and attention_mask is not None and attention_mask.dim() == 2:
-            position_ids = position_ids_from_mask(attention_mask)[:, -inputs_embeds.shape[1] :]
+            position_ids = count_positions(attention_mask)[:, -inputs_embeds.shape[1] :]
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -179,11 +181,6 @@ class TestbedForConditionalGeneration(PreTrainedModel, GenerationMixin):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
-
-
-def position_ids_from_mask(attention_mask: Tensor) -> Tensor:
-    """Positions (B, T) that count the unmasked tokens from 0, so that left padding changes nothing."""
-    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
 def _splice(embeds: Tensor, places: Tensor, tokens: Tensor | None, name: str) -> Tensor:

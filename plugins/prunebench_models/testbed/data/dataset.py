@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from types import ModuleType
 
 import numpy as np
@@ -58,15 +57,17 @@ class TestbedDataset(Dataset):
 
     def majority(self, domain: str) -> float:
         """Accuracy in [0, 1] of the best constant answer per question kind, on the first 500 test questions."""
-        answers = defaultdict(Counter)
-        for sample in self.samples("test", REFERENCE_SIZE, domain=domain):
-            answers[sample.kind][sample.answer] += 1
-        return sum(max(counts.values()) for counts in answers.values()) / REFERENCE_SIZE
+        from prunebench.evaluate_local import majority_level
+
+        return majority_level(self.samples("test", REFERENCE_SIZE, domain=domain))
 
     def chance(self, domain: str) -> float:
         """Accuracy in [0, 1] of a uniform guess among each kind's options, on the first 500 test questions."""
-        samples = self.samples("test", REFERENCE_SIZE, domain=domain)
-        return sum(1 / len(sample.options) for sample in samples) / REFERENCE_SIZE
+        from prunebench.evaluate_local import chance_level
+
+        level = chance_level(self.samples("test", REFERENCE_SIZE, domain=domain))
+        assert level is not None  # every question here has options
+        return level
 
 
 def ask(
