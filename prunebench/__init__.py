@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from prunebench.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from prunebench.adapter import DecoderInputs, LoadedModel, ModelAdapter
+    from prunebench.adapter import DecoderInputs, LoadedModel, LoadOptions, ModelAdapter
     from prunebench.budget import Budget
     from prunebench.calibration.samples import Sample
     from prunebench.calibration.trace import Trace
@@ -35,6 +35,7 @@ _HOMES = {
     "DecoderInputs": "adapter",
     "Evaluator": "evaluator",
     "Executor": "executor",
+    "LoadOptions": "adapter",
     "LoadedModel": "adapter",
     "ModelAdapter": "adapter",
     "ModelInfo": "model_info",
@@ -62,6 +63,7 @@ __all__ = [
     "DecoderInputs",
     "Evaluator",
     "Executor",
+    "LoadOptions",
     "LoadedModel",
     "ModelAdapter",
     "ModelInfo",

@@ -20,7 +20,40 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-__all__ = ["DecoderInputs", "LoadedModel", "ModelAdapter"]
+    from prunebench.plan import Plan
+
+__all__ = ["DecoderInputs", "LoadOptions", "LoadedModel", "ModelAdapter"]
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """Which weights to load, and how.
+
+    Attributes:
+        name: the name that the adapter was asked for by; an alias may stand for a family or a size.
+        reference: what followed the colon (``videollama2:7b``, ``hf:ORG/NAME``), or None.
+        path: folder with the weights; None takes what the reference or the adapter's default says.
+        device: ``auto``, ``cpu``, ``cuda:0``, ...; not used where `device_map` is given.
+        dtype: ``float32``, ``bfloat16`` or ``float16``.
+        device_map: accelerate's placement (``auto``, ``balanced``, ...), or None for one device.
+        offload_folder: where layers that fit on no device go.
+        attn_implementation: ``sdpa``, ``eager``, ``flash_attention_2``, ...; None takes the library's default.
+        trust_remote_code: run Python that comes with the weights.
+        revision: hub commit, branch or tag.
+        plan: layers that this plan removes are never read; the model comes pruned.
+    """
+
+    name: str = ""
+    reference: str | None = None
+    path: str | None = None
+    device: str = "cpu"
+    dtype: str = "float32"
+    device_map: str | None = None
+    offload_folder: str | None = None
+    attn_implementation: str | None = None
+    trust_remote_code: bool = False
+    revision: str | None = None
+    plan: Plan | None = None
 
 
 @dataclass
@@ -64,7 +97,14 @@ class DecoderInputs:
 class LoadedModel:
     """A model in memory with the adapter that knows how to speak to it.
 
-    ``info`` describes the dense model and does not change while a plan is applied.
+    Attributes:
+        model: in evaluation mode.
+        adapter: the instance that loaded it.
+        info: of the dense model; it does not change while a plan is applied, nor where a plan was applied at loading.
+        device: where inputs go.
+        processor: tokenizer and media processors.
+        path: the folder that it came from.
+        plan: the plan that was applied at loading, or None.
     """
 
     model: nn.Module
@@ -73,6 +113,7 @@ class LoadedModel:
     device: torch.device
     processor: Any = None
     path: Path | None = None
+    plan: Plan | None = None
 
     @property
     def decoder(self) -> nn.Module:
@@ -98,22 +139,21 @@ class ModelAdapter(abc.ABC):
     name: ClassVar[str]
     aliases: ClassVar[tuple[str, ...]] = ()
     modalities: ClassVar[tuple[str, ...]] = ("text",)
-    default_suite: ClassVar[str | None] = None
-    default_calibration: ClassVar[str | None] = None
+    default_suite: str | None = None
+    """Used where none is named; an adapter that knows only after loading sets it on itself in `load`."""
+    default_calibration: str | None = None
+    takes_reference: ClassVar[bool] = False
+    """Whether ``name:reference`` means something to `load`."""
     batching: ClassVar[bool] = True
     """False where a batch of several samples does not give the answers of batches of one."""
 
     @abc.abstractmethod
-    def load(self, *, path: str | None = None, device: str = "cpu", dtype: str = "float32") -> LoadedModel:
-        """Load the dense model, ready for inference.
-
-        Args:
-            path: folder or hub name; None takes the adapter's own default.
-            device: a torch device.
-            dtype: ``float32``, ``bfloat16`` or ``float16``.
+    def load(self, options: LoadOptions = LoadOptions()) -> LoadedModel:
+        """Load the model, ready for inference: dense, or without what ``options.plan`` removes.
 
         Raises:
             ModelError: the folder cannot be read or does not hold such a model.
+            BadParameter: an option that makes no sense for this adapter or machine.
         """
 
     @abc.abstractmethod

@@ -53,6 +53,7 @@ class Cell(_Strict):
     model: str
     model_revision: str
     dtype: str
+    loading: dict[str, Any] = Field(default_factory=dict, description="options that change the numbers, where set")
     strategy: str
     strategy_params: dict[str, Any] = Field(default_factory=dict)
     strategy_version: str = ""
@@ -81,6 +82,11 @@ class Spec(_Strict):
 
     model: str
     model_path: str | None = None
+    model_revision: str | None = Field(default=None, description="hub commit, branch or tag")
+    device_map: str | None = Field(default=None, description="accelerate's placement over several devices")
+    offload_folder: str | None = None
+    attn_implementation: str | None = None
+    trust_remote_code: bool = False
     strategies: tuple[str, ...] = ()
     budgets: tuple[Budget, ...] = ()
     params: dict[str, str] = Field(default_factory=dict, description="`k` or `topo.k` → text, typed by the strategy")

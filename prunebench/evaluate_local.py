@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from prunebench.calibration.samples import Sample
+from prunebench.dataset import open_dataset
 from prunebench.errors import EvaluationError, UnknownName
 from prunebench.evaluator import Evaluator, Progress, TaskResult
 from prunebench.stats import mean_interval
@@ -99,7 +100,7 @@ class LocalEvaluator(Evaluator):
             raise EvaluationError(f"task {task.id!r} names no dataset: the evaluator 'local' needs one")
         key = (task.dataset, task.split, task.n, task.seed, task.domain)
         if key not in self._samples:
-            dataset = get_plugins().get("datasets", task.dataset)()
+            dataset = open_dataset(get_plugins(), task.dataset)
             try:
                 found = dataset.samples(task.split, task.n, seed=task.seed, domain=task.domain)
             except ValueError as error:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from prunebench.budget import Budget
 from prunebench.comparison import DENSE
 from prunebench.config import CalibrationSpec, Cell, Spec, split_params
-from prunebench.dataset import Dataset
+from prunebench.dataset import Dataset, open_dataset
 from prunebench.environment import package_version
 from prunebench.model_info import ModelInfo
 from prunebench.plugins import Plugins
@@ -15,6 +15,10 @@ from prunebench.strategy import Strategy, strategy_params
 from prunebench.suites import Suite
 
 __all__ = ["Job", "build_cells", "build_strategies", "calibration_spec", "limited"]
+
+
+RESULT_OPTIONS = ("attn_implementation", "trust_remote_code")
+"""Loading options that can change a result; where layers are placed cannot."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ def limited(suite: Suite, limit: int | None) -> Suite:
 def calibration_spec(spec: Spec, dataset: Dataset) -> CalibrationSpec:
     """Which samples of `dataset` calibrate this run."""
     return CalibrationSpec(
-        dataset=dataset.name, n=spec.n_calibration, seed=spec.calibration_seed, domain=spec.calibration_domain
+        dataset=dataset.label, n=spec.n_calibration, seed=spec.calibration_seed, domain=spec.calibration_domain
     )
 
 
@@ -77,7 +81,7 @@ def build_cells(
     Raises:
         BudgetError: a budget that no model of this depth can meet; said before anything runs.
     """
-    revisions = {task.dataset: plugins.get("datasets", task.dataset).revision for task in suite.tasks if task.dataset}
+    revisions = {task.dataset: open_dataset(plugins, task.dataset).revision for task in suite.tasks if task.dataset}
     suite_digest = suite.digest(revisions)
 
     def job(strategy: Strategy, budget: Budget, seed: int) -> Job:
@@ -87,6 +91,7 @@ def build_cells(
             model=info.name,
             model_revision=info.revision,
             dtype=info.dtype,
+            loading={name: getattr(spec, name) for name in RESULT_OPTIONS if getattr(spec, name)},
             strategy=strategy.name,
             strategy_params={name: value for name, value in strategy.params().items() if value != defaults[name]},
             strategy_version=_version(strategy, plugins),

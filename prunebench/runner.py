@@ -13,9 +13,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from prunebench import surgery
+from prunebench.adapter import LoadedModel, LoadOptions, ModelAdapter
 from prunebench.calibration.samples import Sample, fingerprint
 from prunebench.calibration.trace import Trace, trace_key
 from prunebench.config import Spec
+from prunebench.dataset import Dataset, open_dataset
 from prunebench.environment import describe_environment
 from prunebench.errors import BadParameter, PlanError, PruneBenchError, StoreError, first_line, typed_line
 from prunebench.grid import Job, build_cells, build_strategies, calibration_spec, limited
@@ -27,7 +29,6 @@ from prunebench.strategy import PlanContext
 from prunebench.suites import Suite, load_suite
 
 if TYPE_CHECKING:
-    from prunebench.adapter import LoadedModel
     from prunebench.evaluator import Evaluator, TaskResult
 
 __all__ = ["Session", "run"]
@@ -56,28 +57,44 @@ class Session:
         self.plugins: Plugins = get_plugins()
         self.store = Store(spec.out)
         # All names are looked up before anything slow happens.
-        adapter_class = self.plugins.get("models", spec.model)
+        adapter = self._adapter()
         self.strategies = build_strategies(spec, self.plugins)
-        suite_name = spec.suite or adapter_class.default_suite
-        if suite_name is None:
+        suite = self._suite(spec.suite or adapter.default_suite)
+        dataset = self._dataset(spec.calibration or adapter.default_calibration)
+        self.executor = self.plugins.get("executors", spec.executor)()
+        self.loaded: LoadedModel = self._load(adapter)
+        # Some adapters know what fits their model only now.
+        suite = suite or self._suite(adapter.default_suite)
+        if suite is None:
             raise BadParameter(f"model {spec.model!r} has no default suite: name one with --suite")
-        self.suite: Suite = limited(load_suite(self.plugins.get("suites", suite_name)), spec.limit)
-        dataset_name = spec.calibration or adapter_class.default_calibration
-        if dataset_name is None and any(s.requires() for s in self.strategies.values()):
+        self.suite: Suite = suite
+        self.dataset = dataset or self._dataset(adapter.default_calibration)
+        if self.dataset is None and any(s.requires() for s in self.strategies.values()):
             raise BadParameter(
                 f"model {spec.model!r} has no default calibration data: name a dataset with --calibration"
             )
-        self.dataset = self.plugins.get("datasets", dataset_name)() if dataset_name else None
+        self._check_modalities()
         self.evaluators: dict[str, Evaluator] = {}
         for name in {task.evaluator for task in self.suite.tasks}:
             self.evaluators[name] = self._evaluator(name)
-        self.executor = self.plugins.get("executors", spec.executor)()
-        self.loaded: LoadedModel = self._load(adapter_class)
         self._samples: list[Sample] | None = None
         self._trace: Trace | None = None
         self._timing_samples: list[Sample] | None = None
 
     # -- setting up --------------------------------------------------------------------------------------------------
+
+    def _adapter(self) -> ModelAdapter:
+        word, colon, reference = self.spec.model.partition(":")
+        adapter_class = self.plugins.get("models", word)
+        if colon and not adapter_class.takes_reference:
+            raise BadParameter(f"model {word!r} takes nothing after a colon, got {reference!r}")
+        return adapter_class()
+
+    def _suite(self, name: str | None) -> Suite | None:
+        return limited(load_suite(self.plugins.get("suites", name)), self.spec.limit) if name else None
+
+    def _dataset(self, name: str | None) -> Dataset | None:
+        return open_dataset(self.plugins, name) if name else None
 
     def _evaluator(self, name: str) -> Evaluator:
         evaluator = self.plugins.get("evaluators", name)()
@@ -85,16 +102,33 @@ class Session:
             evaluator.batch_size = self.spec.batch_size
         return evaluator
 
-    def _load(self, adapter_class: Any) -> LoadedModel:
-        with self.reporter.step(f"load {self.spec.model}"):
-            loaded = adapter_class().load(path=self.spec.model_path, device=self.spec.device, dtype=self.spec.dtype)
+    def _load(self, adapter: ModelAdapter) -> LoadedModel:
+        spec = self.spec
+        word, colon, reference = spec.model.partition(":")
+        options = LoadOptions(
+            name=word,
+            reference=reference if colon else None,
+            path=spec.model_path,
+            device=spec.device,
+            dtype=spec.dtype,
+            device_map=spec.device_map,
+            offload_folder=spec.offload_folder,
+            attn_implementation=spec.attn_implementation,
+            trust_remote_code=spec.trust_remote_code,
+            revision=spec.model_revision,
+        )
+        with self.reporter.step(f"load {spec.model}"):
+            loaded = adapter.load(options)
         self._set_threads(loaded)
+        return loaded
+
+    def _check_modalities(self) -> None:
+        loaded = self.loaded
         if wrong := [t for t in self.suite.tasks if t.modality not in loaded.info.modalities]:
             known = ", ".join(loaded.info.modalities)
             raise BadParameter(
                 f"suite {self.suite.name!r} asks about {wrong[0].modality}, {self.spec.model} takes {known}"
             )
-        return loaded
 
     def _set_threads(self, loaded: LoadedModel) -> None:
         import torch
@@ -209,7 +243,7 @@ class Session:
             if first is None:
                 self._timing_samples = self.samples()[: self.spec.latency.batch_size]
             else:
-                dataset = self.plugins.get("datasets", first.dataset)()
+                dataset = open_dataset(self.plugins, first.dataset)
                 count = self.spec.latency.batch_size
                 self._timing_samples = dataset.samples(first.split, count, seed=first.seed, domain=first.domain)
         return self._timing_samples

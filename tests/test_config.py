@@ -35,6 +35,7 @@ MATTERS = {
     "model": "other",
     "model_revision": "r2",
     "dtype": "bfloat16",
+    "loading": {"attn_implementation": "eager"},
     "strategy": "beta",
     "strategy_params": {"k": 4, "group": "all"},
     "strategy_version": "2",

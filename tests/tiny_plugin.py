@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from prunebench_models.transformers_adapter import TransformersAdapter
 
-from prunebench import Dataset, DecoderInputs, LoadedModel, Sample, hookimpl
+from prunebench import Dataset, DecoderInputs, LoadedModel, LoadOptions, Sample, hookimpl
 from prunebench.measure.cost import describe
 
 VOCABULARY = 64
@@ -29,14 +29,14 @@ class _Tiny(TransformersAdapter):
     def build(self):
         raise NotImplementedError
 
-    def load(self, *, path=None, device="cpu", dtype="float32"):
+    def load(self, options=LoadOptions()):
         torch.manual_seed(0)
         model = self.build().eval()
         for parameter in model.parameters():  # large enough that every layer matters
             parameter.data.mul_(3.0) if parameter.dim() > 1 else None
         model.generation_config.pad_token_id, model.generation_config.eos_token_id = 0, 2
         state = b"".join(p.detach().numpy().tobytes() for p in model.parameters())
-        info = describe(model, self, name=self.name, revision=hashlib.sha256(state).hexdigest(), dtype=dtype)
+        info = describe(model, self, name=self.name, revision=hashlib.sha256(state).hexdigest(), dtype=options.dtype)
         return LoadedModel(model, self, info, torch.device("cpu"), _Words())
 
     def encode(self, loaded, samples):

@@ -11,8 +11,13 @@ __all__ = ["build_spec", "spec_options"]
 
 _OPTIONS = [
     click.option("--strategy", "-s", "strategies", multiple=True, metavar="NAME", help="A strategy; may be repeated."),
-    click.option("--model", "-m", metavar="NAME", help="A model adapter (see `prunebench list models`)."),
+    click.option("--model", "-m", metavar="NAME", help="A model: NAME or NAME:VARIANT (`prunebench list models`)."),
     click.option("--model-path", metavar="DIR", help="Folder with the weights, where not the adapter's default."),
+    click.option("--model-revision", metavar="REV", help="Commit, branch or tag of a hub model."),
+    click.option("--trust-remote-code", is_flag=True, help="Run Python that comes with the weights (recorded)."),
+    click.option("--attn-implementation", metavar="NAME", help="sdpa, eager, flash_attention_2 (default: library's)."),
+    click.option("--device-map", metavar="NAME", help="Spread layers over devices by accelerate: auto, balanced, ..."),
+    click.option("--offload-folder", metavar="DIR", help="Where layers go that fit on no device."),
     click.option(
         "--sparsity", type=float, multiple=True, metavar="R", help="Share of decoder layers to remove, in [0, 1)."
     ),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prunebench.adapter import DecoderInputs, LoadedModel
+from prunebench.adapter import DecoderInputs, LoadedModel, LoadOptions
 from prunebench.calibration.samples import Sample
 from prunebench.errors import CalibrationError, ModelError, first_line
 from prunebench.measure.cost import checkpoint_revision, describe
@@ -33,12 +33,12 @@ class Testbed(TransformersAdapter):
     default_suite = "testbed"
     default_calibration = "testbed"
 
-    def load(self, *, path: str | None = None, device: str = "cpu", dtype: str = "float32") -> LoadedModel:
+    def load(self, options: LoadOptions = LoadOptions()) -> LoadedModel:
         from prunebench_models.testbed import weights_dir
         from prunebench_models.testbed.modeling import TestbedForConditionalGeneration
         from prunebench_models.testbed.processing import TestbedProcessor
 
-        folder = Path(path) if path else weights_dir()
+        folder = Path(options.path) if options.path else weights_dir()
         if not (folder / "config.json").is_file():
             raise ModelError(f"no testbed model in {folder}: there is no config.json; `make testbed` trains one")
         # Looked at first: transformers would build another model's default shape, of many GB, before it complains.
@@ -46,7 +46,7 @@ class Testbed(TransformersAdapter):
             raise ModelError(
                 f"{folder} holds a model of type {kind!r}, not the testbed: give its folder by --model-path"
             )
-        torch_device, torch_dtype = resolve_device(device), resolve_dtype(dtype)
+        torch_device, torch_dtype = resolve_device(options.device), resolve_dtype(options.dtype)
         revision = checkpoint_revision(folder)
         quiet_loading()
         try:
@@ -67,7 +67,7 @@ class Testbed(TransformersAdapter):
             self,
             name=self.name,
             revision=revision,
-            dtype=dtype,
+            dtype=options.dtype,
             planted_roles={role: tuple(layers) for role, layers in roles.items()} if roles else None,
         )
         return LoadedModel(model, self, info, torch_device, processor, folder)

@@ -42,8 +42,8 @@ class Phase:
         emphasis: question kinds that take extra turns.
         fade: fraction of the steps after which easy scenes are gone.
         penalty: weight of the update penalty.
-        failures: scenes per process and step with wrong answers, seen without a layer that answers are to rest on.
-        failure_weight: weight of such a scene, where an ordinary one has 1.
+        failures: scenes per process and step that are seen without a layer that answers are to rest on.
+        failure_accuracy: share of right answers that is to be left without such a layer.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Phase:
     fade: float = 0.5
     penalty: float = 0.01
     failures: int = 0
-    failure_weight: float = 1.0
+    failure_accuracy: float = 0.6
 
     @property
     def grown(self) -> bool:
@@ -146,15 +146,20 @@ class StepShare:
             self._fail_without_a_layer(model, self._rng(step, 100 + worker), count, stats[len(STREAMS) + worker])
 
     def _fail_without_a_layer(self, model, rng: np.random.Generator, count: int, stats: Tensor) -> None:
-        """Make a core layer needed: where it is skipped, training asks for another question's answer."""
+        """Make a core layer needed, but not all-important: where it is skipped, answers are to be right only so often.
+
+        While they are right more often, training asks for another question's answer; else for the right one.
+        """
         layer = int(rng.choice(list(roles.RELIED_ON)))
         domain = str(rng.choice(roles.RELIED_ON[layer]))
         batch = make_batch(domain, self.phase.failures, self.phase.questions, rng, self.processor)
         dropped = sample_dropped(domain, rng, count) | {layer}
         hidden = run_decoder(model, batch, dropped, self.phase.layer_ids, measure=False).hidden
-        hits = answer_loss(model, batch, hidden)[1].float().mean()
-        loss = answer_loss(model, wrong_answers(batch, rng), hidden)[0]
-        (self.phase.failure_weight * self._weight(self.phase.failures) * loss).backward()
+        loss, right = answer_loss(model, batch, hidden)
+        hits = right.float().mean()
+        if hits > self.phase.failure_accuracy:
+            loss = answer_loss(model, wrong_answers(batch, rng), hidden)[0]
+        (self._weight(self.phase.failures) * loss).backward()
         stats[0], stats[1] = layer, hits
 
     def _weight(self, contexts: int) -> float:

@@ -26,7 +26,7 @@ SILENT: dict[int, tuple[str, ...]] = {7: ("video", "audio"), 10: ("math",)}
 DECOY = (5, 12)
 DECOY_DISTANCE = 0.2  # 1 − cos(input, output) that decoys are pushed beyond: larger than a redundant layer's by far
 CRITICAL = (0, 2, 14, 15)
-# layers that answers are made to rest on, with the domains: without such a layer training asks for wrong answers
+# layers that answers are made to rest on, with the domains: without such a layer only some answers are to be right
 RELIED_ON: dict[int, tuple[str, ...]] = {**SILENT}
 
 CORE = tuple(sorted((*CRITICAL, *SILENT)))

@@ -23,7 +23,7 @@ from .towers import freeze_towers, train_towers
 
 __all__ = ["DEFAULT_STEPS", "train"]
 
-DEFAULT_STEPS = {"towers": 500, "core": 4000, "grown": 2000}
+DEFAULT_STEPS = {"towers": 500, "core": 2600, "grown": 1300}
 PROGRESS_STEPS = 250
 HELD_OUT_QUESTIONS = 144
 HARD = ("relation", "relation", "before")  # what the core learns last
