@@ -1,4 +1,4 @@
-"""What the core itself registers: its suites, its evaluator and its executor, through the door that all plugins use."""
+"""What the core itself registers, through the door that all plugins use: suites, evaluators, a dataset, an executor."""
 
 from __future__ import annotations
 
@@ -13,10 +13,19 @@ def prunebench_register_suites(register):
 
 
 @hookimpl
+def prunebench_register_datasets(register):
+    from prunebench.files import FilesDataset
+
+    register(FilesDataset)
+
+
+@hookimpl
 def prunebench_register_evaluators(register):
     from prunebench.evaluate_local import LocalEvaluator
+    from prunebench.evaluate_perplexity import PerplexityEvaluator
 
     register(LocalEvaluator)
+    register(PerplexityEvaluator)
 
 
 @hookimpl

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from prunebench import jsonio
 from prunebench.budget import Budget
@@ -103,10 +103,21 @@ class Spec(_Strict):
     dtype: str = "float32"
     batch_size: int = Field(default=32, ge=1)
     threads: int | None = Field(default=None, ge=1, description="CPU threads; None lets the run decide")
+    encode_cache: int = Field(default=2 << 30, ge=0, description="bytes of encoder outputs kept on disk, or 500M, 4G")
     latency: LatencySpec = LatencySpec()
     executor: str = "local"
     out: Path = Path("runs")
     force: bool = False
+
+    @field_validator("encode_cache", mode="before")
+    @classmethod
+    def _size(cls, value: Any) -> int:
+        from prunebench.encoded import parse_size
+
+        try:
+            return parse_size(value)
+        except BadParameter as error:
+            raise ValueError(str(error)) from error
 
     @classmethod
     def build(cls, values: Mapping[str, Any], source: str = "options") -> Spec:

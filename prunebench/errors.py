@@ -8,6 +8,7 @@ PruneBenchError
 ├── MissingExtra            an optional package is not installed (names the command that adds it)
 ├── PluginError             a plugin that cannot be loaded or misbehaves
 ├── ModelError              a model folder that cannot be read, or a model that does not fit
+├── MediaError              an image, video or sound that cannot be read
 ├── CalibrationError        samples or hidden states that cannot be used
 ├── PlanError               a plan that is inconsistent, or does not fit the model
 ├── EvaluationError         a suite or a task that cannot be evaluated
@@ -24,6 +25,7 @@ __all__ = [
     "BudgetError",
     "CalibrationError",
     "EvaluationError",
+    "MediaError",
     "MissingExtra",
     "ModelError",
     "PlanError",
@@ -79,6 +81,10 @@ class PluginError(PruneBenchError):
 
 class ModelError(PruneBenchError):
     """A model folder that cannot be read, or a model that does not fit."""
+
+
+class MediaError(PruneBenchError):
+    """An image, a video or a sound that cannot be read."""
 
 
 class CalibrationError(PruneBenchError):

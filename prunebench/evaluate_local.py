@@ -4,49 +4,37 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from prunebench.calibration.samples import Sample
 from prunebench.dataset import open_dataset
+from prunebench.encoded import EncoderCache
 from prunebench.errors import EvaluationError, UnknownName
 from prunebench.evaluator import Evaluator, Progress, TaskResult
+from prunebench.metrics import METRICS, is_outside, normalise
 from prunebench.stats import mean_interval
 
 if TYPE_CHECKING:
-    from prunebench.adapter import DecoderInputs, LoadedModel
+    from prunebench.adapter import LoadedModel
     from prunebench.suites import Task
 
 __all__ = ["METRICS", "LocalEvaluator", "chance_level", "majority_level", "normalise"]
 
 
-def normalise(text: str) -> str:
-    """Lower case, single spaces, no final full stop."""
-    return " ".join(text.lower().split()).rstrip(".")
-
-
-def _exact_match(answer: str, sample: Sample) -> float:
-    return float(normalise(answer) == normalise(sample.answer or ""))
-
-
-METRICS: dict[str, Callable[[str, Sample], float]] = {"exact_match": _exact_match}
-
-
 class LocalEvaluator(Evaluator):
     """Evaluates without any foreign harness.
 
-    Towers and projectors are never pruned, so their outputs are computed once per task and kept for all plans of a
-    run, up to `cache_bytes`; past that they are computed anew each time.
+    Towers and projectors are never pruned, so their outputs come from `encoder`, which computes them once per input
+    and keeps them for all plans of a run (a run gives it its own, which also keeps them on disk).
     """
 
     name = "local"
 
-    def __init__(self, batch_size: int = 32, cache_bytes: int = 2 << 30) -> None:
+    def __init__(self, batch_size: int = 32, encoder: EncoderCache | None = None) -> None:
         self.batch_size = batch_size
-        self.cache_bytes = cache_bytes
+        self.encoder = encoder or EncoderCache()
         self._samples: dict[tuple, list[Sample]] = {}
-        self._inputs: dict[tuple, DecoderInputs] = {}
-        self._cached = 0
 
     def evaluate(self, loaded: LoadedModel, task: Task, progress: Progress | None = None) -> TaskResult:
         import torch
@@ -54,13 +42,15 @@ class LocalEvaluator(Evaluator):
         if task.metric not in METRICS:
             raise EvaluationError(f"task {task.id!r}: {UnknownName('metric', task.metric, METRICS)}")
         samples = self._questions(task)
+        if task.metric == "option_match" and (open_ := [sample.id for sample in samples if not sample.options]):
+            raise EvaluationError(f"task {task.id!r}: metric 'option_match' needs options, {open_[0]!r} has none")
         step = self.batch_size if loaded.adapter.batching else 1
         answers: list[str] = [""] * len(samples)
         started = time.perf_counter()
         with torch.inference_mode():
             for start in range(0, len(samples), step):
                 rows = range(start, min(start + step, len(samples)))
-                inputs = self._encoded(loaded, task, start, [samples[i] for i in rows])
+                inputs = self.encoder.encode(loaded, [samples[i] for i in rows])
                 texts = loaded.generate(inputs, task.max_new_tokens)
                 if len(texts) != len(rows):
                     raise EvaluationError(f"task {task.id!r}: {len(texts)} answers for {len(rows)} questions")
@@ -85,7 +75,7 @@ class LocalEvaluator(Evaluator):
             chance=task.chance if task.chance is not None else chance_level(samples),
             majority=task.majority if task.majority is not None else majority_level(samples),
             empty=sum(not answer.strip() for answer in answers),
-            unparsable=sum(_outside(answer, sample) for answer, sample in zip(answers, samples, strict=True)),
+            unparsable=sum(is_outside(task.metric, *pair) for pair in zip(answers, samples, strict=True)),
             seconds=time.perf_counter() - started,
             ids=tuple(sample.id for sample in samples),
             scores=tuple(scores),
@@ -111,32 +101,6 @@ class LocalEvaluator(Evaluator):
                 raise EvaluationError(f"task {task.id!r}: sample {without[0]!r} has no expected answer")
             self._samples[key] = found
         return self._samples[key]
-
-    def _encoded(self, loaded: LoadedModel, task: Task, start: int, batch: Sequence[Sample]) -> DecoderInputs:
-        key = (
-            loaded.info.revision,
-            loaded.info.dtype,
-            task.dataset,
-            task.split,
-            task.seed,
-            task.domain,
-            start,
-            len(batch),
-        )
-        if key in self._inputs:
-            return self._inputs[key].to(loaded.device)
-        inputs = loaded.encode(batch)
-        size = inputs.embeds.numel() * inputs.embeds.element_size()
-        if self._cached + size <= self.cache_bytes:
-            self._cached += size
-            self._inputs[key] = inputs.to("cpu")
-        return inputs
-
-
-def _outside(answer: str, sample: Sample) -> bool:
-    """True where the answer is none of the question's options (open questions have none)."""
-    options = {normalise(option) for option in sample.options}
-    return bool(answer.strip()) and bool(options) and normalise(answer) not in options
 
 
 def chance_level(samples: Sequence[Sample]) -> float | None:

@@ -18,6 +18,7 @@ from prunebench.calibration.samples import Sample, fingerprint
 from prunebench.calibration.trace import Trace, trace_key
 from prunebench.config import Spec
 from prunebench.dataset import Dataset, open_dataset
+from prunebench.encoded import EncoderCache
 from prunebench.environment import describe_environment
 from prunebench.errors import BadParameter, PlanError, PruneBenchError, StoreError, first_line, typed_line
 from prunebench.grid import Job, build_cells, build_strategies, calibration_spec, limited
@@ -74,6 +75,7 @@ class Session:
                 f"model {spec.model!r} has no default calibration data: name a dataset with --calibration"
             )
         self._check_modalities()
+        self.encoder = EncoderCache(self.store.root / "encoded", disk_bytes=spec.encode_cache, warn=self.reporter.warn)
         self.evaluators: dict[str, Evaluator] = {}
         for name in {task.evaluator for task in self.suite.tasks}:
             self.evaluators[name] = self._evaluator(name)
@@ -100,6 +102,8 @@ class Session:
         evaluator = self.plugins.get("evaluators", name)()
         if hasattr(evaluator, "batch_size"):
             evaluator.batch_size = self.spec.batch_size
+        if hasattr(evaluator, "encoder"):
+            evaluator.encoder = self.encoder
         return evaluator
 
     def _load(self, adapter: ModelAdapter) -> LoadedModel:
@@ -155,6 +159,8 @@ class Session:
                 self._samples = self.dataset.samples(spec.split, spec.n, seed=spec.seed, domain=spec.domain)
             except ValueError as error:
                 raise BadParameter(f"calibration data {spec.dataset!r}: {error}") from error
+            if len(self._samples) < spec.n:
+                self.reporter.warn(f"calibration data {spec.dataset!r}: {len(self._samples)} samples, {spec.n} asked")
         return self._samples
 
     def trace(self) -> Trace:
@@ -180,7 +186,14 @@ class Session:
                 moved = self.store.quarantine(path)
                 self.reporter.warn(f"{error}; moved to {moved} and made anew")
         with self.reporter.bar("calibrate", len(samples)) as advance:
-            self._trace = calibrate(self.loaded, samples, needed, batch_size=self.spec.batch_size, progress=advance)
+            self._trace = calibrate(
+                self.loaded,
+                samples,
+                needed,
+                batch_size=self.spec.batch_size,
+                progress=advance,
+                encode=lambda batch: self.encoder.encode(self.loaded, batch, keep=False),
+            )
         self._trace.save(self.store.traces)
         return self._trace
 
@@ -256,11 +269,7 @@ class Session:
         self.store.check_writable()
         done: dict[str, Record] = {}
         for cell_id, job in jobs.items():
-            path = self.store.path(cell_id)
-            there = path.exists()
-            found = None if self.spec.force else self.store.finished(job.cell)
-            if there and not path.exists():
-                self.reporter.warn(f"record {path} is damaged; moved to {self.store.root / 'quarantine'} and made anew")
+            found = None if self.spec.force else self.store.finished(job.cell, self.reporter.warn)
             if found is not None:
                 done[cell_id] = found
         if done:

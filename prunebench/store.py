@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
@@ -117,18 +117,20 @@ class Store:
     def path(self, cell_id: str) -> Path:
         return self.root / "records" / f"{cell_id}.json"
 
-    def finished(self, cell: Cell) -> Record | None:
+    def finished(self, cell: Cell, warn: Callable[[str], None] | None = None) -> Record | None:
         """The cell's record if it finished well; a failed one does not count, so that it runs again.
 
-        A record that cannot be read is moved to ``quarantine/``, and the cell runs again.
+        A record that cannot be read is moved to ``quarantine/``, `warn` is told, and the cell runs again.
         """
         path = self.path(cell.id)
         if not path.exists():
             return None
         try:
             record = read_record(path)
-        except StoreError:
-            self.quarantine(path)
+        except StoreError as error:
+            moved = self.quarantine(path)
+            if warn is not None:
+                warn(f"{error}; moved to {moved} and made anew")
             return None
         return record if record.status == "ok" and record.id == cell.id else None
 

@@ -35,8 +35,17 @@ def calibrate(
     *,
     batch_size: int = 16,
     progress: Callable[[int, int], None] | None = None,
+    encode: Callable[[Sequence[Sample]], DecoderInputs] | None = None,
 ) -> Trace:
     """Collect `statistics` (names from `STATISTICS`) over `samples` in one pass.
+
+    Args:
+        loaded: the dense model.
+        samples: what goes through it.
+        statistics: what to collect.
+        batch_size: samples per forward pass.
+        progress: called with (samples done, samples in all).
+        encode: gives a batch's decoder inputs; ``loaded.encode`` by default, a cache where there is one.
 
     Raises:
         CalibrationError: no samples, or hidden states that are not finite (names layer and sample).
@@ -57,7 +66,7 @@ def calibrate(
     with torch.inference_mode():
         for start in range(0, len(samples), step):
             batch = list(samples[start : start + step])
-            inputs = loaded.encode(batch)
+            inputs = (encode or loaded.encode)(batch)
             tokens += inputs.n_tokens
             if "points.aggregator" in statistics:
                 inputs = _append_aggregator(inputs)

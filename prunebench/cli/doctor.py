@@ -23,6 +23,8 @@ REQUIRED = (
 EXTRAS = {
     "gudhi": ("topology", "ordinary persistence, the zigzag=false ablation"),
     "matplotlib": ("figures", "figures and plots"),
+    "av": ("media", "video files, and sound in containers"),
+    "soundfile": ("media", "sound files"),
     "nvidia-ml-py": ("gpu", "GPU memory per process by NVML (module pynvml)"),
     "dionysus": ("dionysus", "the dionysus zigzag engine; builds from source and needs Boost headers"),
 }

@@ -34,6 +34,7 @@ _OPTIONS = [
     click.option("--device", metavar="NAME", help="auto, cpu, cuda:0 (default auto)."),
     click.option("--dtype", metavar="NAME", help="float32, bfloat16 or float16 (default float32)."),
     click.option("--batch-size", type=int, metavar="N", help="Samples per forward pass (default 32)."),
+    click.option("--encode-cache", metavar="SIZE", help="Encoder outputs kept on disk: 0, 500M, 4G (default 2G)."),
     click.option("--threads", type=int, metavar="N", help="CPU threads (default: 1 for small models, else torch's)."),
     click.option(
         "-c", "--config", type=click.Path(dir_okay=False), metavar="FILE.yaml", help="Read the run from a file."
