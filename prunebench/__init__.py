@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from prunebench.errors import PruneBenchError
     from prunebench.evaluator import Evaluator, TaskResult
     from prunebench.executor import Executor
+    from prunebench.exporting import export
+    from prunebench.loading import load
     from prunebench.model_info import ModelInfo
     from prunebench.plan import Plan, ScoreTable
     from prunebench.results import load_results
@@ -50,6 +52,8 @@ _HOMES = {
     "Strategy": "strategy",
     "TaskResult": "evaluator",
     "Trace": "calibration.trace",
+    "export": "exporting",
+    "load": "loading",
     "load_records": "store",
     "load_results": "results",
     "prune": "surgery",
@@ -78,7 +82,9 @@ __all__ = [
     "Strategy",
     "TaskResult",
     "Trace",
+    "export",
     "hookimpl",
+    "load",
     "load_records",
     "load_results",
     "prune",

@@ -7,7 +7,7 @@ plan is evaluated on the same cached inputs.
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from prunebench.plan import Plan
 
-__all__ = ["DecoderInputs", "LoadOptions", "LoadedModel", "ModelAdapter"]
+__all__ = ["DecoderInputs", "LoadOptions", "LoadedModel", "ModelAdapter", "find_decoder"]
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,10 @@ class DecoderInputs:
 
     def to(self, device: torch.device | str) -> DecoderInputs:
         def move(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {key: move(item) for key, item in value.items()}
+            if isinstance(value, (list, tuple)):
+                return type(value)(move(item) for item in value)
             return value.to(device) if hasattr(value, "to") else value
 
         return DecoderInputs(
@@ -146,6 +150,8 @@ class ModelAdapter(abc.ABC):
     """Whether ``name:reference`` means something to `load`."""
     batching: ClassVar[bool] = True
     """False where a batch of several samples does not give the answers of batches of one."""
+    encode_version: str = "1"
+    """Part of what kept encoder outputs are found by: settings of `encode` beside the sample, where it has any."""
 
     @abc.abstractmethod
     def load(self, options: LoadOptions = LoadOptions()) -> LoadedModel:
@@ -182,13 +188,7 @@ class ModelAdapter(abc.ABC):
         Raises:
             ModelError: no such module.
         """
-        get_decoder = getattr(model, "get_decoder", None)
-        decoder = get_decoder() if callable(get_decoder) else model
-        if not hasattr(decoder, "layers"):
-            decoder = getattr(decoder, "model", decoder)
-        if not hasattr(decoder, "layers"):
-            raise ModelError(f"{type(model).__name__} has no decoder layers that can be found (get_decoder().layers)")
-        return decoder
+        return find_decoder(model)
 
     def text_config(self, model: nn.Module) -> Any:
         """The configuration object that the decoder reads."""
@@ -197,3 +197,46 @@ class ModelAdapter(abc.ABC):
     def protected_layers(self, model: nn.Module) -> tuple[int, ...]:
         """Layers that this architecture cannot lose; none by default."""
         return ()
+
+    def layers_removed(self, model: nn.Module, kept: Sequence[int]) -> Callable[[], None] | None:
+        """Called once `model` has only the layers `kept` (ids before, ascending); what a family needs beyond that.
+
+        `load` calls it too, where a plan was applied at loading or the checkpoint says that it was pruned before.
+
+        Returns:
+            What undoes it, or None where there is nothing to undo.
+        """
+        return None
+
+    def reload_class(self, model: nn.Module) -> str:
+        """``module:Class`` whose ``from_pretrained`` loads what ``model.save_pretrained`` writes.
+
+        An export is checked with it, in a process that imports nothing else of ours. The default is the model's own
+        class; name another one where that class is wrapped or made on the fly.
+
+        Raises:
+            ModelError: the class comes with the weights, so that no other process can import it.
+        """
+        import transformers
+
+        kind = type(model)
+        if getattr(transformers, kind.__name__, None) is kind:
+            return f"transformers:{kind.__name__}"
+        if kind.__module__.split(".")[0] == "transformers_modules":
+            raise ModelError(f"{kind.__name__} is code that comes with the weights: such models cannot be exported")
+        return f"{kind.__module__}:{kind.__qualname__}"
+
+
+def find_decoder(model: nn.Module) -> nn.Module:
+    """The module that holds the decoder layers in ``.layers``, by the names that transformers models agree on.
+
+    Raises:
+        ModelError: no such module.
+    """
+    get_decoder = getattr(model, "get_decoder", None)
+    decoder = get_decoder() if callable(get_decoder) else model
+    if not hasattr(decoder, "layers"):
+        decoder = getattr(decoder, "model", decoder)
+    if not hasattr(decoder, "layers"):
+        raise ModelError(f"{type(model).__name__} has no decoder layers that can be found (get_decoder().layers)")
+    return decoder

@@ -140,6 +140,29 @@ class Plan(_Part):
         ops = sorted((op.model_dump(mode="json") for op in self.ops), key=jsonio.canonical)
         return jsonio.digest({"target": self.target.model_dump(mode="json"), "ops": ops})
 
+    def check_target(self, model: ModelInfo) -> None:
+        """Refuse a model of other depth or weights, or one that cannot lose what is removed.
+
+        Args:
+            model: the dense model.
+
+        Raises:
+            PlanError: with what differs.
+        """
+        target = self.target
+        if target.n_layers != model.n_layers:
+            raise PlanError(
+                f"the plan is for {target.n_layers} decoder layers, the model has {model.n_layers}: "
+                "load the dense model"
+            )
+        if (target.model, target.revision) != (model.name, model.revision):
+            raise PlanError(
+                f"the plan was made for {target.model} ({target.revision[:12]}), "
+                f"this is {model.name} ({model.revision[:12]}): plan anew"
+            )
+        if taken := sorted(set(self.removed_layers) & set(model.protected)):
+            raise PlanError(f"layer {taken[0]} of {model.name} cannot be removed: the architecture needs it")
+
     def diff(self, other: Plan) -> PlanDiff:
         """Compare removed layers.
 

@@ -1,34 +1,26 @@
 """The only place that changes a model.
 
 Removing a decoder layer takes more than deleting it from the list: the key-value cache is indexed by `layer_idx`, and
-configurations hold per-layer lists that masks are chosen from by position. Leaving one of these out breaks generation
-or, worse, changes answers in silence. The procedure below holds for the transformers families that keep their decoder
-layers in one `nn.ModuleList`.
+configurations hold per-layer lists that masks are chosen from by position, or name layers by index. Leaving one of
+these out breaks generation or, worse, changes answers in silence. The procedure below holds for the transformers
+families that keep their decoder layers in one `nn.ModuleList`; what a family needs beyond it is its adapter's
+`layers_removed`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from prunebench.errors import PlanError
+from prunebench.layer_config import LAYER_INDEX_LISTS, PER_LAYER_LISTS, config_changes, module_changes
 from prunebench.plan import Plan
 
 if TYPE_CHECKING:
     from prunebench.adapter import LoadedModel
 
-__all__ = ["PER_LAYER_LISTS", "check_fits", "prune", "pruned"]
-
-PER_LAYER_LISTS = (
-    "layer_types",
-    "no_rope_layers",
-    "mlp_layer_types",
-    "attention_layer_types",
-    "layers_block_type",
-    "block_types",
-)
-"""Configuration attributes with one entry per layer. An allow-list: a list may have the model's depth by chance."""
+__all__ = ["LAYER_INDEX_LISTS", "PER_LAYER_LISTS", "check_fits", "prune", "pruned", "record_kept"]
 
 
 @contextmanager
@@ -59,12 +51,23 @@ def prune(loaded: LoadedModel, plan: Plan) -> LoadedModel:
     check_fits(loaded, plan)
     _apply(loaded, plan)
     if not plan.is_empty:
-        loaded.model.config.prunebench = {
-            "kept_layers": list(plan.kept_layers),
-            "removed_layers": list(plan.removed_layers),
-            "plan_digest": plan.digest,
-        }
+        record_kept(loaded.model.config, plan)
     return loaded
+
+
+def record_kept(config: Any, plan: Plan) -> None:
+    """Write which layers stayed into `config` under ``prunebench``, as ids of the model that was never pruned.
+
+    A checkpoint that was pruned before says which of those its layers are; the new plan counts from there.
+    """
+    before = getattr(config, "prunebench", None) or {}
+    origin = before.get("kept_layers", list(range(plan.target.n_layers)))
+    removed = {*before.get("removed_layers", ()), *(origin[layer] for layer in plan.removed_layers)}
+    config.prunebench = {
+        "kept_layers": [origin[layer] for layer in plan.kept_layers],
+        "removed_layers": sorted(removed),
+        "plan_digest": plan.digest,
+    }
 
 
 def check_fits(loaded: LoadedModel, plan: Plan) -> None:
@@ -73,17 +76,12 @@ def check_fits(loaded: LoadedModel, plan: Plan) -> None:
     Raises:
         PlanError: with what differs.
     """
-    info, target = loaded.info, plan.target
-    if target.n_layers != info.n_layers or len(loaded.layers) != info.n_layers:
-        have = len(loaded.layers)
-        raise PlanError(f"the plan is for {target.n_layers} decoder layers, the model has {have}: load the dense model")
-    if (target.model, target.revision) != (info.name, info.revision):
+    have = len(loaded.layers)
+    if have != loaded.info.n_layers:
         raise PlanError(
-            f"the plan was made for {target.model} ({target.revision[:12]}), "
-            f"this is {info.name} ({info.revision[:12]}): plan anew"
+            f"the plan is for {plan.target.n_layers} decoder layers, the model has {have}: load the dense model"
         )
-    if taken := sorted(set(plan.removed_layers) & set(info.protected)):
-        raise PlanError(f"layer {taken[0]} of {info.name} cannot be removed: the architecture needs it")
+    plan.check_target(loaded.info)
 
 
 def _apply(loaded: LoadedModel, plan: Plan) -> Any:
@@ -94,15 +92,18 @@ def _apply(loaded: LoadedModel, plan: Plan) -> Any:
         return lambda: None
     decoder, config = loaded.decoder, loaded.adapter.text_config(loaded.model)
     layers, kept = decoder.layers, plan.kept_layers
-    undo_log: list[tuple[Any, str, Any]] = []
+    new_config = config_changes(config, kept, len(layers))
+    new_attributes = module_changes(decoder, kept, len(layers))
+    undo_log: list[Callable[[], None]] = []
 
     def assign(owner: Any, name: str, value: Any) -> None:
-        undo_log.append((owner, name, getattr(owner, name)))
+        before = getattr(owner, name)
+        undo_log.append(lambda: setattr(owner, name, before))
         setattr(owner, name, value)
 
     def undo() -> None:
-        for owner, name, value in reversed(undo_log):
-            setattr(owner, name, value)
+        for step in reversed(undo_log):
+            step()
 
     try:
         assign(decoder, "layers", nn.ModuleList([layers[layer] for layer in kept]))
@@ -110,12 +111,12 @@ def _apply(loaded: LoadedModel, plan: Plan) -> Any:
             for module in layers[layer].modules():
                 if isinstance(getattr(module, "layer_idx", None), int):
                     assign(module, "layer_idx", position)
-        # The count last: transformers checks per-layer lists against it when a configuration is written.
-        for name in PER_LAYER_LISTS:
-            value = getattr(config, name, None)
-            if isinstance(value, (list, tuple)) and len(value) == len(layers):
-                assign(config, name, type(value)(value[layer] for layer in kept))
-        assign(config, "num_hidden_layers", len(kept))
+        for name, value in new_attributes.items():
+            assign(decoder, name, value)
+        for name, value in new_config.items():
+            assign(config, name, value)
+        if family_undo := loaded.adapter.layers_removed(loaded.model, kept):
+            undo_log.append(family_undo)
     except BaseException:
         undo()
         raise

@@ -1,4 +1,4 @@
-"""What every transformers model shares: forward, prefill, decode and generate on input embeddings.
+"""What every transformers model shares: forward, prefill, decode and generate on the decoder's inputs.
 
 A family's adapter adds `load` and `encode`; everything after the embeddings is here.
 """
@@ -6,63 +6,97 @@ A family's adapter adds `load` and `encode`; everything after the embeddings is 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from prunebench.adapter import DecoderInputs, LoadedModel, ModelAdapter
 from prunebench.calibration.samples import Sample
-from prunebench.errors import BadParameter, ModelError
+from prunebench.devices import resolve_device, resolve_dtype
+from prunebench.errors import ModelError
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
-__all__ = ["TransformersAdapter", "position_ids", "quiet_loading", "resolve_device", "resolve_dtype"]
+__all__ = ["DecodeState", "TransformersAdapter", "position_ids", "quiet_loading", "resolve_device", "resolve_dtype"]
+
+
+@dataclass
+class DecodeState:
+    """Where greedy decoding stands.
+
+    Attributes:
+        cache: keys and values of all tokens so far.
+        mask: (batch, tokens) attention mask of all tokens so far.
+        position: (..., batch, 1) position of the next token; several axes where the model has them.
+        extra: further keyword arguments of every step.
+    """
+
+    cache: Any
+    mask: Tensor
+    position: Tensor
+    extra: dict[str, Any]
 
 
 class TransformersAdapter(ModelAdapter):
     """Base for models whose ``forward`` takes ``inputs_embeds``, a cache and ``logits_to_keep``."""
 
+    step_extra: ClassVar[tuple[str, ...]] = ()
+    """Entries of ``DecoderInputs.extra`` that decode steps need too: their last row (axis -2) is passed on."""
+
+    def run(self, loaded: LoadedModel, arguments: dict[str, Any], logits_to_keep: int) -> tuple[Tensor, Any]:
+        """Decoder and head: logits (batch, tokens, vocabulary) and the cache."""
+        output = loaded.model(**arguments, logits_to_keep=logits_to_keep)
+        return output.logits, output.past_key_values
+
     def forward(self, loaded: LoadedModel, inputs: DecoderInputs, *, logits_to_keep: int = 0) -> Tensor:
-        return loaded.model(
-            inputs_embeds=inputs.embeds,
-            attention_mask=inputs.attention_mask,
-            **self._positions(inputs),
-            use_cache=False,
-            logits_to_keep=logits_to_keep,
-        ).logits
+        return self.run(loaded, {**_arguments(inputs), "use_cache": False}, logits_to_keep)[0]
 
     def prefill(self, loaded: LoadedModel, inputs: DecoderInputs) -> tuple[Tensor, Any]:
-        positions = self._positions(inputs)
-        output = loaded.model(
-            inputs_embeds=inputs.embeds,
-            attention_mask=inputs.attention_mask,
-            **positions,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        next_position = inputs.attention_mask.sum(1, keepdim=True)
-        return output.logits[:, -1], (output.past_key_values, inputs.attention_mask, next_position)
+        arguments = _arguments(inputs)
+        logits, cache = self.run(loaded, {**arguments, "use_cache": True}, 1)
+        extra = {name: inputs.extra[name][..., -1:, :] for name in self.step_extra if name in inputs.extra}
+        # The last column is a real token in every row: padding is on the left.
+        return logits[:, -1], DecodeState(cache, inputs.attention_mask, arguments["position_ids"][..., -1:] + 1, extra)
 
     def decode_step(self, loaded: LoadedModel, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
-        cache, mask, position = state
-        mask = _with_one_more(mask)
-        output = loaded.model(
-            input_ids=tokens[:, None],
-            attention_mask=mask,
-            position_ids=position,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        return output.logits[:, -1], (output.past_key_values, mask, position + 1)
+        mask = _with_one_more(state.mask)
+        arguments = {
+            "input_ids": tokens[:, None],
+            "attention_mask": mask,
+            "position_ids": state.position,
+            "past_key_values": state.cache,
+            "use_cache": True,
+            **state.extra,
+        }
+        logits, cache = self.run(loaded, arguments, 1)
+        return logits[:, -1], DecodeState(cache, mask, state.position + 1, state.extra)
+
+    def greedy(self, loaded: LoadedModel, inputs: DecoderInputs, max_new_tokens: int) -> Tensor:
+        """Most likely token after most likely token, (batch, new tokens); padding after a row's end.
+
+        Stops at the end tokens of the generation configuration; its penalties and samplers are not used, so that
+        pruned models are compared on what they compute.
+        """
+        import torch
+
+        settings = loaded.model.generation_config
+        ends = settings.eos_token_id if settings.eos_token_id is not None else []
+        ends = torch.tensor([ends] if isinstance(ends, int) else list(ends), dtype=torch.long)
+        padding = settings.pad_token_id if settings.pad_token_id is not None else (int(ends[0]) if len(ends) else 0)
+        device = inputs.embeds.device
+        ends, done = ends.to(device), torch.zeros(len(inputs.embeds), dtype=torch.bool, device=device)
+        found: list[Tensor] = []
+        logits, state = self.prefill(loaded, inputs)
+        while True:
+            tokens = logits.argmax(-1).to(device).masked_fill(done, padding)
+            found.append(tokens)
+            done = done | torch.isin(tokens, ends)
+            if len(found) >= max_new_tokens or bool(done.all()):
+                return torch.stack(found, 1)
+            logits, state = self.decode_step(loaded, tokens, state)
 
     def generate(self, loaded: LoadedModel, inputs: DecoderInputs, max_new_tokens: int) -> list[str]:
-        tokens = loaded.model.generate(
-            inputs_embeds=inputs.embeds,
-            attention_mask=inputs.attention_mask,
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-        )
+        tokens = self.greedy(loaded, inputs, max_new_tokens)
         return [text.strip() for text in self.decode_text(loaded, tokens)]
 
     def decode_text(self, loaded: LoadedModel, tokens: Tensor) -> Sequence[str]:
@@ -72,9 +106,16 @@ class TransformersAdapter(ModelAdapter):
     def encode(self, loaded: LoadedModel, samples: Sequence[Sample]) -> DecoderInputs:
         raise ModelError(f"{self.name} has no encoder for samples")
 
-    @staticmethod
-    def _positions(inputs: DecoderInputs) -> dict[str, Any]:
-        return inputs.extra or {"position_ids": position_ids(inputs.attention_mask)}
+
+def _arguments(inputs: DecoderInputs) -> dict[str, Any]:
+    """Keyword arguments of the prompt pass; an ``attention_mask`` in ``extra`` (one that looks both ways) wins."""
+    mask = inputs.attention_mask
+    return {
+        "inputs_embeds": inputs.embeds,
+        "attention_mask": mask,
+        "position_ids": None if "position_ids" in inputs.extra else position_ids(mask),
+        **inputs.extra,
+    }
 
 
 def position_ids(attention_mask: Tensor) -> Tensor:
@@ -93,38 +134,3 @@ def quiet_loading() -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-
-
-def resolve_device(name: str) -> torch.device:
-    """``auto`` (a GPU where there is one), or any torch device.
-
-    Raises:
-        BadParameter: no such device here.
-    """
-    import torch
-
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise BadParameter(f"no such device {name!r}: use auto, cpu, or cuda:0") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise BadParameter(
-            f"device {name!r} asked for, but torch sees no GPU: use --device cpu, or see `prunebench doctor`"
-        )
-    return device
-
-
-def resolve_dtype(name: str) -> torch.dtype:
-    """``float32``, ``bfloat16`` or ``float16``.
-
-    Raises:
-        BadParameter: another name.
-    """
-    import torch
-
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if name not in known:
-        raise BadParameter(f"unknown dtype {name!r}: use {', '.join(known)}")
-    return known[name]

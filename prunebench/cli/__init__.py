@@ -115,12 +115,15 @@ def cli(debug: bool) -> None:
 
 def _add_commands() -> None:
     from prunebench.cli.catalogue import list_command, plugins_command
+    from prunebench.cli.check import check_command
     from prunebench.cli.doctor import doctor
+    from prunebench.cli.export import export_command
     from prunebench.cli.leaderboard import leaderboard
     from prunebench.cli.planning import plan_command
     from prunebench.cli.running import run_command
 
-    for command in (run_command, plan_command, list_command, plugins_command, leaderboard, doctor):
+    commands = (run_command, plan_command, list_command, plugins_command, leaderboard)
+    for command in (*commands, export_command, check_command, doctor):
         cli.add_command(command)
 
 

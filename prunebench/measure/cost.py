@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +15,16 @@ if TYPE_CHECKING:
 
     from prunebench.adapter import ModelAdapter
 
-__all__ = ["REFERENCE_TOKENS", "checkpoint_revision", "describe", "layer_cost", "weight_bytes"]
+__all__ = ["REFERENCE_TOKENS", "SAMPLED_ABOVE", "checkpoint_revision", "describe", "layer_cost", "weight_bytes"]
 
 REFERENCE_TOKENS = 1024
 """Prompt length that prefill FLOPs are stated for."""
+
+SAMPLED_ABOVE = 1 << 30
+"""Bytes of weights from which a revision is no longer a hash of every byte."""
+
+SAMPLE_BYTES = 4096
+"""Bytes of each tensor that such a revision reads."""
 
 
 def weight_bytes(module: nn.Module) -> int:
@@ -80,18 +87,41 @@ def describe(
 
 
 def checkpoint_revision(folder: Path) -> str:
-    """SHA-256 (hex) over the names and bytes of the weights and JSON files of a checkpoint folder.
+    """SHA-256 (hex) that identifies the weights and JSON files of a checkpoint folder, wherever it is copied to.
+
+    Up to `SAMPLED_ABOVE` bytes of weights it runs over the names and bytes of all of these files. Above, a safetensors
+    file counts by its size, its header and `SAMPLE_BYTES` from the middle of each of its tensors: other weights of the
+    same shape differ there, a copy does not, and layers that a plan removes are not read for it.
 
     Raises:
-        ModelError: there are no safetensors in it.
+        ModelError: there are no safetensors in it, or a large one is damaged.
     """
     files = sorted(p for p in Path(folder).iterdir() if p.suffix in {".safetensors", ".json"})
-    if not any(p.suffix == ".safetensors" for p in files):
+    weights = [p for p in files if p.suffix == ".safetensors"]
+    if not weights:
         raise ModelError(f"{folder} holds no *.safetensors weights (pickled checkpoints are not loaded)")
-    digest = hashlib.sha256()
+    sampled = sum(p.stat().st_size for p in weights) > SAMPLED_ABOVE
+    digest = hashlib.sha256(b"sampled\0" if sampled else b"")
     for path in files:
         digest.update(path.name.encode() + b"\0")
+        if sampled and path.suffix == ".safetensors":
+            _sample(path, digest.update)
+            continue
         with open(path, "rb") as file:
             while block := file.read(1 << 22):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def _sample(path: Path, update: Callable[[bytes], None]) -> None:
+    """Feed size, header and the middle of each tensor of a safetensors file to `update`."""
+    from prunebench.checkpoint.files import open_for_parts, read_header
+
+    entries = sorted(read_header(path).items(), key=lambda item: item[1].offset)
+    update(f"{path.stat().st_size}\0".encode())
+    with open_for_parts(path) as file:
+        update(file.read(min((entry.offset for _, entry in entries), default=0)))
+        for _, entry in entries:
+            length = min(entry.nbytes, SAMPLE_BYTES)
+            file.seek(entry.offset + (entry.nbytes - length) // 2)
+            update(file.read(length))
