@@ -1,0 +1,130 @@
+"""What an evaluator has to keep to: a result per question, the same one again, and an unchanged model."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from prunebench.adapter import LoadedModel
+from prunebench.errors import MissingExtra, PruneBenchError, typed_line
+from prunebench.evaluator import Evaluator, TaskResult
+from prunebench.suites import Task
+from prunebench.testing.report import Checklist, Failed, Skipped
+from prunebench.testing.state import ModelState
+
+__all__ = ["ON_EVALUATOR", "EvaluatorCase"]
+
+ON_EVALUATOR = Checklist()
+QUESTIONS = 2
+
+
+class EvaluatorCase:
+    """An evaluator class, a task that it can evaluate, and a model.
+
+    Args:
+        cls: the class.
+        task: None takes the first one that a registered suite has for this evaluator, cut to two questions.
+        loaded: None loads a registered model whose default suite that is.
+    """
+
+    def __init__(self, cls: type[Evaluator], task: Task | None = None, loaded: LoadedModel | None = None) -> None:
+        self.cls, self._task, self._loaded = cls, task, loaded
+
+    @cached_property
+    def setting(self) -> tuple[Task, LoadedModel]:
+        if self._task is not None and self._loaded is not None:
+            return self._task, self._loaded
+        from prunebench.plugins import get_plugins
+        from prunebench.suites import load_suite
+
+        plugins = get_plugins()
+        # First those of one model, which come with it; an adapter of many would have to fetch one.
+        for entry in sorted(plugins.registry("models").values(), key=lambda entry: entry.value.takes_reference):
+            suite_name = entry.value.default_suite
+            if suite_name is None or suite_name not in plugins.registry("suites"):
+                continue
+            tasks = [t for t in load_suite(plugins.get("suites", suite_name)).tasks if t.evaluator == self.cls.name]
+            if not tasks:
+                continue
+            try:
+                loaded = self._loaded or entry.value().load()
+            except PruneBenchError:  # its weights are not here
+                continue
+            return self._task or tasks[0].model_copy(update={"n": QUESTIONS}), loaded
+        raise Skipped("no model that is here has a default suite for it: call check_evaluator(cls, task, loaded)")
+
+    def run(self) -> TaskResult:
+        task, loaded = self.setting
+        try:
+            evaluator = self.cls()
+        except MissingExtra as error:
+            raise Skipped(str(error)) from error
+        result = evaluator.evaluate(loaded, task)
+        if not isinstance(result, TaskResult):
+            raise Failed(f"evaluate() returned {type(result).__name__}: return a TaskResult")
+        return result
+
+    @cached_property
+    def result(self) -> TaskResult:
+        return self.run()
+
+
+@ON_EVALUATOR
+def docstring(case: EvaluatorCase) -> None:
+    """The docstring says how questions are asked and scored."""
+    if not (vars(case.cls).get("__doc__") or "").strip():
+        raise Failed(f"{case.cls.__name__} has no docstring: say how questions are asked and scored")
+
+
+@ON_EVALUATOR
+def result(case: EvaluatorCase) -> None:
+    """The result is of the task, with an id, a score and an answer for each question."""
+    task, found = case.setting[0], case.result
+    if found.task != task.id:
+        raise Failed(f"the result is of task {found.task!r}, {task.id!r} was asked")
+    for name, values in (("ids", found.ids), ("scores", found.scores), ("answers", found.answers)):
+        if values and len(values) != found.n:
+            raise Failed(f"{len(values)} {name} for n = {found.n} questions")
+    if not found.ids or not found.scores:
+        raise Failed("no ids or no scores: two plans can be compared question by question only with both")
+    if len(set(found.ids)) != len(found.ids):
+        raise Failed("an id stands twice")
+
+
+@ON_EVALUATOR
+def interval(case: EvaluatorCase) -> None:
+    """The score lies in its interval, and says how that was made."""
+    found = case.result
+    if not found.ci_low <= found.score <= found.ci_high:
+        raise Failed(f"the score {found.score:g} is outside its interval [{found.ci_low:g}, {found.ci_high:g}]")
+    if not found.ci_method:
+        raise Failed("ci_method is empty: say how the interval was made")
+
+
+@ON_EVALUATOR
+def determinism(case: EvaluatorCase) -> None:
+    """A second evaluator gives the same scores and answers."""
+    again = case.run()
+    if (again.score, again.scores, again.answers) != (case.result.score, case.result.scores, case.result.answers):
+        raise Failed("a second evaluation gives other scores or answers: decode greedily and seed every draw")
+
+
+@ON_EVALUATOR
+def model_untouched(case: EvaluatorCase) -> None:
+    """evaluate() leaves the model as it was."""
+    before = ModelState.of(case.setting[1])
+    case.run()
+    if change := before.change(ModelState.of(case.setting[1])):
+        raise Failed(f"evaluate() changed {change}: leave the model as it was")
+
+
+@ON_EVALUATOR
+def unknown_metric(case: EvaluatorCase) -> None:
+    """A metric that does not exist is refused in one line."""
+    task, loaded = case.setting
+    try:
+        case.cls().evaluate(loaded, task.model_copy(update={"metric": "no-such-metric"}))
+    except PruneBenchError:
+        return
+    except Exception as error:
+        raise Failed(f"an unknown metric raises {typed_line(error)}: raise EvaluationError") from error
+    raise Failed("metric='no-such-metric' was evaluated: raise EvaluationError")
