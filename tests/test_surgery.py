@@ -174,3 +174,40 @@ def test_permanent_form_saves_and_reloads(name, tmp_path):
     assert len(again.get_decoder().layers) == loaded.info.n_layers - len(drop)
     loaded.model = again.eval()
     assert torch.equal(logits(loaded, inputs), expected)
+
+
+def test_ids_are_counted_from_the_model_that_was_never_pruned():
+    """Pruning what was pruned before: the lists in the configuration compose."""
+    loaded = TinyLlama().load()
+    prune(loaded, Plan.drop(loaded.info, (1, 4)))
+    assert loaded.model.config.prunebench["kept_layers"] == [0, 2, 3, 5]
+    loaded.info = loaded.info.model_copy(update={"n_layers": 4})
+    prune(loaded, Plan.drop(loaded.info, (1, 3)))
+    found = loaded.model.config.prunebench
+    assert (found["kept_layers"], found["removed_layers"]) == ([0, 3], [1, 2, 4, 5])
+
+
+def test_an_adapter_s_own_step_is_undone_too():
+    calls = []
+
+    class WithStep(TinyLlama):
+        def layers_removed(self, model, kept):
+            calls.append(tuple(kept))
+            return lambda: calls.append("undone")
+
+    loaded = WithStep().load()
+    with pruned(loaded, Plan.drop(loaded.info, (1, 4))):
+        assert calls == [(0, 2, 3, 5)]
+    assert calls == [(0, 2, 3, 5), "undone"]
+
+
+def test_a_failing_step_leaves_the_model_as_it_was():
+    class Fails(TinyLlama):
+        def layers_removed(self, model, kept):
+            raise PlanError("no")
+
+    loaded = Fails().load()
+    before = snapshot(loaded)
+    with pytest.raises(PlanError, match="no"), pruned(loaded, Plan.drop(loaded.info, (1, 4))):
+        pass
+    assert same(snapshot(loaded), before)
