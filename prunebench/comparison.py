@@ -160,6 +160,10 @@ class Group:
     def lower_is_better(self) -> frozenset[str]:
         return frozenset(task for task, result in self.reference.items() if not result.higher_is_better)
 
+    @cached_property
+    def log_scale(self) -> frozenset[str]:
+        return frozenset(task for task, result in self.reference.items() if result.log_scale)
+
     def display(self, task: str) -> tuple[float, int]:
         """Factor and digits to show a task's scores with: percent where every record's score is a share in [0, 1]."""
         scores = [result.score for record in self.records if (result := _result(record, task))]
@@ -192,6 +196,7 @@ class Group:
             {result.task: result.score for result in dense.tasks},
             {task: result.chance for task, result in self.reference.items()},
             lower_is_better=self.lower_is_better,
+            log_scale=self.log_scale,
         )
 
     @cached_property

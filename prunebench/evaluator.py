@@ -12,14 +12,20 @@ if TYPE_CHECKING:
     from prunebench.adapter import LoadedModel
     from prunebench.suites import Task
 
-__all__ = ["Evaluator", "Progress", "TaskResult"]
+__all__ = ["LOG_METRICS", "Evaluator", "Progress", "TaskResult"]
+
+LOG_METRICS = frozenset({"perplexity"})
+"""Metrics that are exp(mean of per-question scores): differences mean something between their logarithms only."""
 
 Progress = Callable[[int, int], None]
 """Called with (questions done, questions in all)."""
 
 
 class TaskResult(BaseModel):
-    """One task's outcome for one model. `scores[i]` and `answers[i]` belong to question `ids[i]`."""
+    """One task's outcome for one model. `scores[i]` and `answers[i]` belong to question `ids[i]`.
+
+    `score` is the mean of `scores`, or exp of that mean for the metrics in `LOG_METRICS`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -42,6 +48,11 @@ class TaskResult(BaseModel):
     scores: tuple[FiniteFloat, ...] = ()
     answers: tuple[str, ...] = ()
     kinds: dict[str, tuple[int, float]] = Field(default_factory=dict, description="question kind → (n, mean score)")
+
+    @property
+    def log_scale(self) -> bool:
+        """True where `score` is exp(mean of `scores`), and rows compare by its logarithm."""
+        return self.metric in LOG_METRICS
 
 
 class Evaluator(abc.ABC):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -56,8 +57,8 @@ def band_verdicts(group: Group, section: Section) -> list[BandVerdict]:
 def difference(group: Group, row: Row, best: Row) -> Difference | None:
     """Paired difference row − best in units of the ranking score, the dense model's scores and chance taken as fixed.
 
-    The ranking score is linear in the task scores, so it is the sum over tasks of the task's mean paired difference,
-    divided by (dense − chance) or dense and by the number of tasks.
+    The ranking score is linear in the task scores (in the logarithm of a perplexity), so it is the sum over tasks of
+    the task's mean paired difference, divided by (dense − chance) or dense and by the number of tasks.
 
     Returns:
         None for bands, and where per-question scores are missing or are of other questions.
@@ -70,11 +71,13 @@ def difference(group: Group, row: Row, best: Row) -> Difference | None:
     weights = {}
     for task in group.tasks:
         reference, floor = group.reference[task], 0.0
+        dense = next(result.score for result in group.dense.tasks if result.task == task)
         if group.ranking == "chance_corrected":
             floor = reference.chance or 0.0
         elif not reference.higher_is_better:
             return None  # dense / score is not linear in the score
-        dense = next(result.score for result in group.dense.tasks if result.task == task)
+        if reference.log_scale:  # its per-question scores are logarithms, and so is the ranking score
+            dense, floor = math.log(dense), math.log(floor) if floor > 0 else 0.0
         weights[task] = 1 / ((dense - floor) * len(group.tasks))
     first = {task: pair[0] for task, pair in pairs.items()}
     second = {task: pair[1] for task, pair in pairs.items()}
@@ -131,4 +134,5 @@ def _per_question(result: TaskResult) -> bool:
     count = len(result.scores)
     if not count or count != len(result.ids) or count != result.n or len(set(result.ids)) != count:
         return False
-    return abs(sum(result.scores) / count - result.score) <= 1e-6 * max(1.0, abs(result.score))
+    score = math.log(result.score) if result.log_scale and result.score > 0 else result.score
+    return abs(sum(result.scores) / count - score) <= 1e-6 * max(1.0, abs(score))

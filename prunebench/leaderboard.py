@@ -14,7 +14,15 @@ from prunebench.errors import StoreError
 from prunebench.findings import band_verdicts, best_rows, difference
 from prunebench.report.facts import facts, task_table, titles
 from prunebench.report.markdown import MISSING, layer_ranges, one_line, percent, words
-from prunebench.report.tables import cost_table, difference_table, name, overlap_table, overview_table, quality_tables
+from prunebench.report.tables import (
+    cost_table,
+    difference_table,
+    name,
+    overlap_table,
+    overview_table,
+    quality_tables,
+    scores_table,
+)
 from prunebench.store import Record
 
 __all__ = ["as_data", "build", "check", "write"]
@@ -39,6 +47,12 @@ DEFINITIONS = f"""## How to read these tables
   pruned / dense, so that below 1 is smaller. Times are medians.
 - **Search s**: seconds of calibration, shared by all strategies of a run, + seconds of scoring and selecting layers.
 - Layers are numbered from 0 as in the dense model. A share of layers is rounded to a number of layers ({ROUNDING})."""
+
+LOG_SCALE = """A perplexity is exp(mean negative log-likelihood per token), so rows are compared by its logarithm:
+**chance-corrected** is 100 × (ln score − ln chance) / (ln dense − ln chance), where chance is the perplexity of a
+uniform guess, the size of the vocabulary. It is the share that is left of the nats per token which the dense model
+saves over guessing; below 0 the pruned model is worse than guessing. **Plain** is 100 × dense / score. Means over seeds
+are geometric. The interval is a bootstrap over windows of text; a question is one window."""
 
 
 def build(records: Iterable[Record], title: str = TITLE) -> str:
@@ -143,6 +157,8 @@ def _row_data(group: Group, row: Row) -> dict[str, Any]:
 
 def _group(group: Group, heading: str) -> list[str]:
     parts = [f"## {heading}", facts(group), task_table(group)]
+    if group.log_scale:
+        parts.append(LOG_SCALE)
     if group.dense is None:
         reasons = [group.missing(record) for record in group.dense_records]
         why = f" ({one_line('; '.join(reasons))})" if reasons else ""
@@ -171,6 +187,9 @@ def _group(group: Group, heading: str) -> list[str]:
             f"{RANKINGS[group.ranking].capitalize()}, the best of each budget in bold.",
             overview,
         ]
+        for task in group.tasks:
+            if task in group.log_scale and (scores := scores_table(group, task)):
+                parts += [f"{group.reference[task].metric.capitalize()} of {task}, lower is better.", scores]
     for section in group.sections:
         parts.append(f"### {section.heading(len(kinds) > 1)}")
         parts.append(_verdict(group, section))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from prunebench.evaluator import TaskResult
     from prunebench.store import Record
 
 __all__ = ["Reporter"]
@@ -45,7 +46,7 @@ class Reporter:
     def cell(self, number: int, total: int, record: Record) -> None:
         """One line when a cell has finished."""
         if record.status == "ok":
-            scores = ", ".join(f"{task.task} {100 * task.score:.1f}" for task in record.tasks)
+            scores = ", ".join(f"{task.task} {_score(task)}" for task in record.tasks)
             removed = list(record.plan.removed_layers) if record.plan else []
             text = f"  [{number}/{total}] removed {removed}: {scores}"
         else:
@@ -76,3 +77,9 @@ class Reporter:
         with Progress(*columns, console=self.console, transient=True) as progress:
             task = progress.add_task(label, total=total)
             yield lambda done, whole: progress.update(task, completed=done, total=whole)
+
+
+def _score(result: TaskResult) -> str:
+    if result.higher_is_better and 0.0 <= result.score <= 1.0:
+        return f"{100 * result.score:.1f}"
+    return f"{result.metric} {result.score:.4g}"

@@ -151,6 +151,8 @@ def _tasks(group: Group, record: Record) -> Iterable[dict[str, Any]]:
         if reference is not None and reference.n == result.n:
             name = result.task
             lower = () if result.higher_is_better else (name,)
-            parts = relative_score({name: result.score}, {name: reference.score}, {name: result.chance}, None, lower)
+            logs = (name,) if result.log_scale else ()
+            scores, chances = ({name: result.score}, {name: reference.score}), {name: result.chance}
+            parts = relative_score(*scores, chances, lower_is_better=lower, log_scale=logs)
             own |= {"relative": parts.plain, "relative_corrected": parts.chance_corrected}
         yield own

@@ -150,6 +150,7 @@ def relative_score(
     chances: Mapping[str, float | None] | None = None,
     weights: Mapping[str, float] | None = None,
     lower_is_better: Collection[str] = (),
+    log_scale: Collection[str] = (),
 ) -> RelativeScore:
     """How much of the dense model's score is left, averaged over tasks.
 
@@ -161,6 +162,10 @@ def relative_score(
     At four choices a model that guesses still has a plain score of 0.25 / dense; the corrected one is then 0, and below
     0 for a model that does worse than guessing. Neither is clipped.
 
+    A perplexity is an exponential: on tasks in `log_scale` the corrected score is taken of logarithms,
+    (ln score − ln chance) / (ln dense − ln chance), the share that is left of what the dense model saves in nats per
+    token over a uniform guess (whose perplexity, the chance level, is the size of the vocabulary).
+
     Parameters
     ----------
     scores, dense, chances : mapping of task → score
@@ -169,6 +174,8 @@ def relative_score(
         Equal weights if absent.
     lower_is_better : collection of task names
         Tasks whose metric is an error or a perplexity.
+    log_scale : collection of task names
+        Tasks whose scores are exponentials of a mean, all above zero.
 
     Returns
     -------
@@ -193,6 +200,10 @@ def relative_score(
         part, whole = (reference, score) if lower else (score, reference)
         plain = plain + shares[task] * part / whole if plain is not None and whole > 0 else None
         chance = _finite(chances.get(task)) if chances is not None else None
+        if task in log_scale:
+            score, reference, chance = _log(score), _log(reference), _log(chance)
+        if score is None or reference is None:
+            return RelativeScore(plain, None)
         if corrected is None or chance is None or (reference >= chance if lower else reference <= chance):
             corrected = None
         else:
@@ -219,3 +230,7 @@ def _weights(tasks: Sequence[str], weights: Mapping[str, float] | None) -> dict[
 
 def _finite(value: float | None) -> float | None:
     return float(value) if value is not None and math.isfinite(value) else None
+
+
+def _log(value: float | None) -> float | None:
+    return math.log(value) if value is not None and value > 0 else None

@@ -67,7 +67,10 @@ def accuracy_curves(records: Iterable[Record], out_png: str | Path) -> Path:
     labels = sorted({row.label for group in groups for _, row in _rows(group)})
     styles = {label: place for place, label in enumerate(labels)}
     # Built without pyplot, so that no window system and no global state is touched.
-    figure = Figure(figsize=(4.4 * columns, 3.5 * lines + 0.9), dpi=130, layout="constrained")
+    # One panel is wider, and taller by the rows of its legend, which else would be cut off.
+    across, below = (4, 0.0) if columns > 1 else (3, 0.2 * max(0, math.ceil(len(labels) / 3) - 2))
+    size = (4.4 * columns if columns > 1 else 7.6, 3.5 * lines + 0.9 + below)
+    figure = Figure(figsize=size, dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     entries: dict[str, Any] = {}
     for place, (group, task) in zip(places, panels, strict=True):
@@ -77,7 +80,7 @@ def accuracy_curves(records: Iterable[Record], out_png: str | Path) -> Path:
             axes.set_title(f"{heading[group]}\n{axes.get_title()}", fontsize=9)
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
-    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=across, frameon=False, fontsize=9)
     figure.suptitle(_title(groups), fontsize=12)
     path = Path(out_png)
     # No date and no version in the file: the same records give the same picture.
@@ -118,7 +121,8 @@ def _panel(axes: Axes, group: Group, task: str | None, styles: Mapping[str, int]
     for label in sorted({row.label for _, row in rows}):
         own = [(layers, row) for layers, row in rows if row.label == label]
         if label in bands:
-            _draw_band(axes, label, own, point, GREY if label == bands[0] else COLOURS[styles[label] % len(COLOURS)])
+            colour = GREY if label == bands[0] else COLOURS[styles[label] % len(COLOURS)]
+            _draw_band(axes, label, own, point, colour, logs=task in group.log_scale)
         else:
             _draw_line(axes, label, own, point, styles[label])
     _draw_levels(axes, group, task, point)
@@ -128,6 +132,8 @@ def _panel(axes: Axes, group: Group, task: str | None, styles: Mapping[str, int]
     unit = " (%)" if task is None or group.display(task)[0] == 100 else ""
     metric = " / ".join(sorted({result.metric for result in results}))
     axes.set_ylabel(f"{metric}{unit}{'' if results[0].higher_is_better else ', lower is better'}", fontsize=9)
+    if task in group.log_scale:
+        axes.set_yscale("log")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlim(0, max(layers for layers, _ in rows) + 0.4)
     axes.tick_params(labelsize=8)
@@ -149,7 +155,9 @@ def _draw_line(axes: Axes, label: str, rows: Sequence[tuple[int, Row]], point: P
             axes.plot([layers, layers], [low, high], color=colour, alpha=0.35, linewidth=1.2)
 
 
-def _draw_band(axes: Axes, label: str, rows: Sequence[tuple[int, Row]], point: Point, colour: str) -> None:
+def _draw_band(
+    axes: Axes, label: str, rows: Sequence[tuple[int, Row]], point: Point, colour: str, *, logs: bool
+) -> None:
     xs, draws = [], []
     for layers, row in rows:
         scores = [found[0] for record in row.records if (found := point(record))]
@@ -163,7 +171,8 @@ def _draw_band(axes: Axes, label: str, rows: Sequence[tuple[int, Row]], point: P
     label = f"{label} ({seeds} seed{'' if counts == [1] else 's'}, range)"
     axes.fill_between(xs, [min(d) for d in draws], [max(d) for d in draws], color=colour, alpha=0.22, linewidth=0)
     axes.vlines(xs, [min(d) for d in draws], [max(d) for d in draws], color=colour, alpha=0.4, linewidth=4)
-    axes.plot(xs, [sum(d) / len(d) for d in draws], "--", color=colour, linewidth=1.4, label=label)
+    middles = [math.exp(sum(map(math.log, d)) / len(d)) if logs else sum(d) / len(d) for d in draws]
+    axes.plot(xs, middles, "--", color=colour, linewidth=1.4, label=label)
 
 
 def _draw_levels(axes: Axes, group: Group, task: str | None, point: Point) -> None:

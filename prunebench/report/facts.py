@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from prunebench.comparison import Group
-from prunebench.report.markdown import MISSING, code, one_line, table
+from prunebench.report.markdown import MISSING, code, figure, one_line, table
 from prunebench.store import Record
 
 __all__ = ["facts", "task_table", "titles"]
@@ -36,7 +36,8 @@ def task_table(group: Group) -> str:
             body.append([task, *[MISSING] * 4])
             continue
         factor, digits = group.display(task)
-        levels = [MISSING if x is None else f"{x * factor:.{digits}f}" for x in (result.chance, result.majority)]
+        form = figure if task in group.log_scale else (lambda value, digits=digits: f"{value:.{digits}f}")
+        levels = [MISSING if x is None else form(x * factor) for x in (result.chance, result.majority)]
         metric = f"{result.metric} (%)" if factor == 100 else result.metric
         metric += "" if result.higher_is_better else ", lower is better"
         body.append([task, metric, str(result.n), *levels])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 
-__all__ = ["MISSING", "code", "layer_ranges", "one_line", "percent", "size", "spread", "table", "words"]
+__all__ = ["MISSING", "code", "figure", "layer_ranges", "one_line", "percent", "size", "spread", "table", "words"]
 
 MISSING = "—"
 
@@ -47,13 +48,40 @@ def percent(share: float | None, digits: int = 1, sign: bool = False) -> str:
     return f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
 
 
-def spread(values: Sequence[float], scale: float = 1.0, digits: int = 1) -> str:
-    """One value, or mean and range of several that differ: ``51.0 (40.1 to 63.0)``."""
+def figure(value: float) -> str:
+    """A number of any size in about three digits: ``17.2``, ``4,948``, ``5.1e7``, ``3.4e-6``."""
+    magnitude = abs(value)
+    if magnitude >= 99_999.5 or 0 < magnitude < 0.001:
+        mantissa, _, exponent = f"{value:.1e}".partition("e")
+        return f"{mantissa}e{int(exponent)}"
+    if magnitude >= 99.95:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if magnitude >= 9.995 else f"{value:.2f}" if magnitude >= 1 else f"{value:.3g}"
+
+
+def spread(
+    values: Sequence[float],
+    scale: float = 1.0,
+    digits: int = 1,
+    *,
+    form: Callable[[float], str] | None = None,
+    logs: bool = False,
+) -> str:
+    """One value, or mean and range of several that differ: ``51.0 (40.1 to 63.0)``.
+
+    Args:
+        values: none gives a dash.
+        scale: factor to show them with.
+        digits: after the point.
+        form: how to write a number instead.
+        logs: take the geometric mean; all values are above zero.
+    """
     if not values:
         return MISSING
-    parts = (sum(values) / len(values), min(values), max(values))
-    mean, low, high = (f"{round(value * scale, digits) + 0.0:.{digits}f}" for value in parts)
-    return mean if low == high else f"{mean} ({low} to {high})"
+    mean = math.exp(sum(map(math.log, values)) / len(values)) if logs else sum(values) / len(values)
+    form = form or (lambda value: f"{round(value, digits) + 0.0:.{digits}f}")
+    middle, low, high = (form(value * scale) for value in (mean, min(values), max(values)))
+    return middle if low == high else f"{middle} ({low} to {high})"
 
 
 def layer_ranges(layers: Iterable[int]) -> str:

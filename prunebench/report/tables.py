@@ -7,10 +7,19 @@ from collections.abc import Callable, Sequence
 from prunebench.budget import Achieved, achieved
 from prunebench.comparison import DENSE, Group, Row, Section
 from prunebench.findings import best_rows, difference, flips_from_dense, jaccard, planted_precision
-from prunebench.report.markdown import MISSING, code, layer_ranges, one_line, percent, size, spread, table
+from prunebench.report.markdown import MISSING, code, figure, layer_ranges, one_line, percent, size, spread, table
 from prunebench.store import Phase, Record
 
-__all__ = ["cost_table", "difference_table", "name", "overlap_table", "overview_table", "quality_tables", "task_score"]
+__all__ = [
+    "cost_table",
+    "difference_table",
+    "name",
+    "overlap_table",
+    "overview_table",
+    "quality_tables",
+    "scores_table",
+    "task_score",
+]
 
 TASKS_PER_TABLE = 6
 BELOW_MAJORITY = "†"
@@ -26,6 +35,21 @@ def name(row: Row) -> str:
 
 def overview_table(group: Group) -> str | None:
     """The ranking score of every strategy at every budget, the best in bold; None with fewer than two budgets."""
+    return _budgets(group, lambda row: spread(row.values(group.ranking), 100))
+
+
+def scores_table(group: Group, task: str) -> str | None:
+    """One task's own scores in the rows and columns of `overview_table`, the row ranked first in bold."""
+    logs, (scale, digits) = task in group.log_scale, group.display(task)
+
+    def text(row: Row) -> str:
+        found = [result.score for record in row.records if (result := row.result(task, record))]
+        return spread(found, scale, digits, form=figure if logs else None, logs=logs)
+
+    return _budgets(group, text)
+
+
+def _budgets(group: Group, form: Callable[[Row], str]) -> str | None:
     sections = [section for section in group.sections if section.ranked]
     if len(sections) < 2:
         return None
@@ -37,7 +61,7 @@ def overview_table(group: Group) -> str | None:
             values = row.values(group.ranking)
             if not values:
                 continue
-            text = spread(values, 100)
+            text = form(row)
             scores.setdefault(row.label, {})[column] = f"**{text}**" if row.rank == 1 else text
             means.setdefault(row.label, []).append(sum(values) / len(values))
     order = sorted(scores, key=lambda label: (-len(means[label]), -sum(means[label]) / len(means[label]), label))
@@ -64,7 +88,8 @@ def quality_tables(group: Group, section: Section) -> list[str]:
         rank = MISSING if row is dense else "band" if row.is_band and row.records else str(row.rank or MISSING)
         cells = [rank, name(row), MISSING if row is dense else _removed(group, row)]
         if group.dense is not None:
-            cells += [spread(row.values("chance_corrected"), 100), spread(row.values("plain"), 100)]
+            form = figure if group.log_scale else None  # what is left of a perplexity may be a millionth
+            cells += [spread(row.values("chance_corrected"), 100), spread(row.values("plain"), 100, form=form)]
         if planted:
             found = [planted_precision(record) for record in row.shown]
             cells.append(spread([value for value in found if value is not None], digits=2))
@@ -86,13 +111,15 @@ def task_score(group: Group, row: Row, task: str) -> str:
     if not results:
         return MISSING
     scale, digits = group.display(task)
-    text = spread([result.score for result in results], scale, digits)
+    logs = task in group.log_scale
+    form = figure if logs else None
+    text = spread([result.score for result in results], scale, digits, form=form, logs=logs)
     if len(results) > 1:
         return text
     result = results[0]
     if result.ci_method == "none":
         return f"{text} [no interval]"
-    low, high = (spread([bound], scale, digits) for bound in (result.ci_low, result.ci_high))
+    low, high = (spread([bound], scale, digits, form=form) for bound in (result.ci_low, result.ci_high))
     majority = group.reference[task].majority
     weak = majority is not None and result.higher_is_better and result.ci_low <= majority
     return f"{text} [{low}, {high}]{f' {BELOW_MAJORITY}' if weak else ''}"
@@ -144,8 +171,15 @@ def difference_table(group: Group, section: Section) -> str | None:
         body.append([name(row), gap, verdict, lost, won])
     if len(body) == 1 and set(body[0][1:]) <= {MISSING, "best"}:
         return None  # one row alone, and nothing to count flips from
-    against = f"Difference to {code(best[0].label)} [95 % CI]"
-    return table(["Strategy", against, "Verdict", "Right → wrong", "Wrong → right"], body)
+    headers = [
+        "Strategy",
+        f"Difference to {code(best[0].label)} [95 % CI]",
+        "Verdict",
+        "Right → wrong",
+        "Wrong → right",
+    ]
+    filled = len(headers) if any(set(line[3:]) != {MISSING} for line in body) else 3  # nothing to count flips of
+    return table(headers[:filled], [line[:filled] for line in body])
 
 
 def overlap_table(section: Section) -> str | None:
