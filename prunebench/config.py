@@ -68,8 +68,13 @@ class Cell(_Strict):
 
     @property
     def id(self) -> str:
-        """16 hex digits of SHA-256 over the canonical JSON of this cell."""
-        return jsonio.digest(self.model_dump(mode="json"))[:16]
+        """16 hex digits of SHA-256 over the canonical JSON of this cell.
+
+        Fields at their default are left out, so that a field added later does not orphan the records there are; for the
+        same reason a default never changes its meaning without a new schema version.
+        """
+        said = self.model_dump(mode="json", exclude_defaults=True)
+        return jsonio.digest({**said, "schema_version": self.schema_version})[:16]
 
     @property
     def label(self) -> str:

@@ -55,12 +55,12 @@ class Suite(_Strict):
         return self
 
     def digest(self, revisions: dict[str, str] | None = None) -> str:
-        """Hash of all that changes the questions or their scoring; wording for people left out.
+        """Hash of all that changes the questions or their scoring; wording for people and defaults left out.
 
         Args:
             revisions: dataset name → revision.
         """
-        tasks = [task.model_dump(mode="json", exclude={"why"}) for task in self.tasks]
+        tasks = [task.model_dump(mode="json", exclude={"why"}, exclude_defaults=True) for task in self.tasks]
         return jsonio.digest({"tasks": tasks, "revisions": revisions or {}})[:16]
 
 

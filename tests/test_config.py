@@ -68,6 +68,14 @@ def test_nothing_else_changes_it():
     assert len(cell.id) == 16 and int(cell.id, 16) >= 0
 
 
+def test_a_field_added_later_orphans_no_record():
+    class Later(Cell):
+        recover: str = "none"
+
+    assert Later(**BASE).id == Cell(**BASE).id
+    assert Later(**BASE, recover="tune").id != Cell(**BASE).id
+
+
 def test_the_same_number_of_layers_asked_in_another_unit_is_another_cell():
     assert Cell(**{**BASE, "budget": Budget(value=8, unit="layers")}).id != Cell(**BASE).id
     assert (
