@@ -124,3 +124,20 @@ def test_numbers_are_those_of_the_committed_records():
     ratio = zigzag["engines"]["dionysus"]["cpu_s"] / zigzag["engines"]["numba"]["cpu_s"]
     assert f"{ratio:.0f}×" in README
     assert ratio >= 25
+    loading = json.loads((ROOT / "benchmarks" / "records" / "loading.json").read_text(encoding="utf-8"))
+    half = next(row for row in loading["rows"] if 2 * row["kept"] == row["of"])
+    assert f"{half['ratios']['peak_growth_mib']:.1f}× less memory" in README
+    assert abs(half["ratios"]["fetched_mib"] - 2) < 0.1  # "half of the disk reads"
+
+
+def test_what_is_said_of_smollm2_is_in_its_table():
+    """ "`topo` is first at 10 % of the layers and, with contiguous layers, at 20 %; `cosine` from 30 to 50 %"."""
+    records = prunebench.load_records([ROOT / "leaderboards" / "smollm2"])
+    best = {}
+    for budget in (0.1, 0.2, 0.3, 0.4, 0.5):
+        rows = [r for r in records if r.cell.budget.value == budget and r.status == "ok"]
+        lowest = min(r.tasks[0].score for r in rows)
+        best[budget] = [(r.cell.strategy, r.cell.strategy_params) for r in rows if r.tasks[0].score == lowest]
+        assert all(r.tasks[0].kinds["token"][0] == 20440 for r in rows)
+    assert ("topo", {}) in best[0.1] and best[0.2] == [("topo", {"select": "contiguous"})]
+    assert all(best[budget] == [("cosine", {})] for budget in (0.3, 0.4, 0.5))

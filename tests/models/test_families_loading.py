@@ -286,6 +286,7 @@ REFUSED = {
     "gemma3n": ({"model_type": "gemma3n"}, "cannot be pruned by removing layers: it keeps embeddings"),
     "gemma3n-text": ({"model_type": "gemma3n_text"}, "cannot be pruned"),
     "gemma4": ({"model_type": "gemma4"}, "cannot be pruned"),
+    "own": ({"model_type": "videollama2_qwen2"}, "adapter of their own: --model videollama2 --model-path"),
     "near": ({"model_type": "llava_nexd"}, "nearest rows: .*llava-next.*a plain causal language model works"),
     "far": ({"model_type": "zzz"}, "no row for models of type 'zzz': a plain"),
     "encoder-decoder": ({"model_type": "t5"}, "no row for models of type 't5'"),

@@ -180,6 +180,9 @@ REFUSED = {
 }
 """Beginnings of model types that the generic procedure would get wrong, and why."""
 
+OWN_ADAPTERS = {"videollama2": "videollama2", "prunebench_testbed": "testbed"}
+"""Beginnings of model types that another adapter of ours takes, and its name."""
+
 
 def family_of(model_type: str, causal_types: Mapping[str, str]) -> Family:
     """The row of a model type.
@@ -197,6 +200,8 @@ def family_of(model_type: str, causal_types: Mapping[str, str]) -> Family:
         return _BY_TYPE[model_type]
     if causal_types.get(model_type, "").endswith("ForCausalLM"):
         return PLAIN
+    if own := next((name for start, name in OWN_ADAPTERS.items() if model_type.startswith(start)), None):
+        raise ModelError(f"models of type {model_type!r} have an adapter of their own: --model {own} --model-path DIR")
     near = difflib.get_close_matches(model_type.replace("_", "-"), [f.alias for f in FAMILIES], n=3, cutoff=0.5)
     rows = f"; nearest rows: {', '.join(near)}" if near else ""
     raise ModelError(
