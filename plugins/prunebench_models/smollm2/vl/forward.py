@@ -24,7 +24,8 @@ def run(model: SmolLM2VL, packed: Packed) -> Tensor:
     media = packed.images * TOKENS_PER_IMAGE
     hidden = torch.cat([hidden[:, :1], tokens.to(hidden.dtype), hidden[:, 1 + media :]], 1)
     places = packed.position_ids().to(device)[None].expand(len(hidden), -1)
-    mask = packed.attention_mask().to(device)[None, None].expand(len(hidden), 1, -1, -1)
+    seen = packed.attention_mask().to(device)[None, None].expand(len(hidden), 1, -1, -1)
+    mask = torch.zeros_like(seen, dtype=hidden.dtype).masked_fill(~seen, torch.finfo(hidden.dtype).min)
     rotary = decoder.rotary_emb(hidden, places)
     for layer in decoder.layers:
         output = layer(hidden, attention_mask=mask, position_ids=places, position_embeddings=rotary)

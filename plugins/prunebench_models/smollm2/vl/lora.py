@@ -31,8 +31,8 @@ class LowRank(nn.Module):
         self.factor = scale / rank
 
     def forward(self, x: Tensor) -> Tensor:
-        update = nn.functional.linear(nn.functional.linear(x, self.lora_a), self.lora_b)
-        return self.base(x) + self.factor * update
+        narrow = nn.functional.linear(x, self.lora_a) * self.factor
+        return self.base(x) + nn.functional.linear(narrow, self.lora_b)
 
 
 def add_low_rank(model: SmolLM2VL, rank: int = RANK, scale: float = SCALE) -> None:
