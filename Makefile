@@ -39,7 +39,7 @@ testbed: $(STAMP)
 testbed-leaderboard: $(STAMP)
 	$(BIN)/prunebench run --strategy topo --model testbed --controls --out leaderboards/testbed \
 		--sparsity 0.125 --sparsity 0.25 --sparsity 0.375 --sparsity 0.5 --sparsity 0.625 --sparsity 0.75 > /dev/null
-	$(BIN)/prunebench leaderboard leaderboards/testbed --title "Testbed" \
+	$(BIN)/prunebench leaderboard leaderboards/testbed --title "Testbed" --highlight topo \
 		--out leaderboards/testbed.md --plot leaderboards/testbed.png
 	$(BIN)/python benchmarks/testbed_layers.py --out leaderboards/testbed-layers
 
@@ -62,7 +62,7 @@ smollm2-leaderboard: smollm2
 	$(SMOLLM2_RUN) --strategy topo --strategy cosine --controls > /dev/null
 	for variant in $(SMOLLM2_VARIANTS); do \
 		$(SMOLLM2_RUN) --strategy $${variant% *} -P $${variant#* } > /dev/null || exit 1; done
-	$(BIN)/prunebench leaderboard leaderboards/smollm2 --title "SmolLM2-135M-Instruct" \
+	$(BIN)/prunebench leaderboard leaderboards/smollm2 --title "SmolLM2-135M-Instruct" --highlight topo \
 		--out leaderboards/smollm2.md --plot leaderboards/smollm2.png
 
 # Our tower and projector in front of SmolLM2 (resumable, with its log); puts the adapter weights in place.
@@ -74,6 +74,7 @@ smollm2-vl: smollm2
 bench: $(STAMP)
 	$(BIN)/python benchmarks/zigzag.py
 	$(BIN)/python benchmarks/loading.py
+	$(BIN)/python benchmarks/calibration_cost.py
 
 # The user-named zigzag library: an optional engine and the tests' oracle. Builds from source (some minutes).
 dionysus: $(STAMP)

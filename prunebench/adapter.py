@@ -182,6 +182,32 @@ class ModelAdapter(abc.ABC):
     def generate(self, loaded: LoadedModel, inputs: DecoderInputs, max_new_tokens: int) -> list[str]:
         """Greedy answers as text."""
 
+    def answer_ids(self, loaded: LoadedModel, sample: Sample) -> list[int]:
+        """Token ids of the sample's expected answer as the model would write it behind the prompt, its end included.
+
+        Raises:
+            ModelError: no tokenizer.
+        """
+        from prunebench.probing.answers import tokens_of
+
+        return tokens_of(loaded, sample.answer or "")
+
+    def text_ids(self, loaded: LoadedModel, sample: Sample) -> list[int] | None:
+        """Token ids of a sample that `encode` takes as running text, word for word; None for a question."""
+        from prunebench.probing.answers import running_text
+
+        return running_text(loaded, sample)
+
+    def append_tokens(self, loaded: LoadedModel, inputs: DecoderInputs, ids: Tensor, mask: Tensor) -> DecoderInputs:
+        """`inputs` with the tokens `ids` (batch, more) behind every prompt; `mask` is 0 behind a row's last one.
+
+        Raises:
+            CalibrationError: inputs of a kind that this adapter cannot make longer.
+        """
+        from prunebench.probing.answers import append_tokens
+
+        return append_tokens(loaded, inputs, ids, mask)
+
     def decoder(self, model: nn.Module) -> nn.Module:
         """The module of `model` that holds the decoder layers in ``.layers``.
 

@@ -7,13 +7,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from prunebench.errors import BudgetError
-from prunebench.model_info import ModelInfo
+from prunebench.errors import BudgetError, PlanError
+from prunebench.model_info import Cost, ModelInfo
+from prunebench.ops import Op, ReplaceBlock, removed_layers, removed_sublayers, tensor_names
 
 __all__ = ["ROUNDING", "Achieved", "Budget", "BudgetReport", "achieved"]
 
@@ -33,6 +34,7 @@ class Achieved(BaseModel):
     bytes: float
     prefill_flops: float
     kv_bytes_per_token: float
+    sublayers_removed: int = Field(default=0, description="attention or MLP parts that go from layers that stay")
 
 
 class Budget(BaseModel):
@@ -79,21 +81,73 @@ class BudgetReport(BaseModel):
     achieved: Achieved = Field(description="shares are of the dense model")
 
 
-def achieved(model: ModelInfo, removed: Iterable[int]) -> Achieved:
-    """What removing whole decoder layers `removed` (original ids) takes away, in every unit."""
-    gone = [model.layers[layer] for layer in sorted(set(removed))]
-    params = sum(cost.params for cost in gone)
+def achieved(
+    model: ModelInfo,
+    removed: Iterable[int] = (),
+    *,
+    ops: Sequence[Op] = (),
+    tensors: Mapping[str, Any] | None = None,
+) -> Achieved:
+    """What a plan takes away, in every unit: removed layers and parts, less what is put in their place.
 
-    def share(part: float, whole: float) -> float:
-        return part / whole if whole else 0.0
+    Args:
+        model: the dense model.
+        removed: original ids of whole layers that go, beside those that `ops` remove.
+        ops: operations; changed weights cost what the old ones did.
+        tensors: those of the plan, for the size of new modules.
+
+    Raises:
+        PlanError: what a part costs is not known.
+    """
+    whole = sorted({*removed, *removed_layers(ops)})
+    parts = [(layer, part) for layer, part in removed_sublayers(ops) if layer not in whole]
+    new = [op for op in ops if isinstance(op, ReplaceBlock) and op.module != "decoder_layer"]
+    gone: list[Cost] = [model.layers[layer] for layer in whole]
+    gone += [_part_cost(model, layer, part) for layer, part in parts]
+    gone += [model.layers[op.start] for op in new]
+    put = [_new_cost(model, op, tensors or {}) for op in new]
+
+    def net(name: str) -> Any:
+        return sum(getattr(cost, name) for cost in gone) - sum(getattr(cost, name) for cost in put)
+
+    def share(part: float, total: float) -> float:
+        return part / total if total else 0.0
 
     return Achieved(
-        layers_removed=len(gone),
-        layers=share(len(gone), model.n_layers),
-        lm_params=share(params, model.lm_params),
-        model_params=share(params, model.model_params),
-        params_removed=params,
-        bytes=share(sum(cost.bytes for cost in gone), model.model_bytes),
-        prefill_flops=share(sum(cost.prefill_flops for cost in gone), model.lm_prefill_flops),
-        kv_bytes_per_token=share(sum(cost.kv_bytes_per_token for cost in gone), model.kv_bytes_per_token),
+        layers_removed=len(whole),
+        layers=share(len(whole), model.n_layers),
+        lm_params=share(net("params"), model.lm_params),
+        model_params=share(net("params"), model.model_params),
+        params_removed=net("params"),
+        bytes=share(net("bytes"), model.model_bytes),
+        prefill_flops=share(net("prefill_flops"), model.lm_prefill_flops),
+        kv_bytes_per_token=share(net("kv_bytes_per_token"), model.kv_bytes_per_token),
+        sublayers_removed=len(parts),
+    )
+
+
+def _part_cost(model: ModelInfo, layer: int, part: str) -> Cost:
+    cost = getattr(model.layers[layer], part)
+    if cost is None:
+        raise PlanError(
+            f"layer {layer} of {model.name} has no {part} that can be told apart from the rest: remove whole layers"
+        )
+    return cost
+
+
+def _new_cost(model: ModelInfo, op: ReplaceBlock, tensors: Mapping[str, Any]) -> Cost:
+    """Of a feed-forward network or a linear map, in the model's own number format."""
+    try:
+        shapes = [tuple(tensors[name].shape) for name in tensor_names(op, tensors)]
+    except ValueError as error:
+        raise PlanError(str(error)) from error
+    params = sum(math.prod(shape) for shape in shapes)
+    weights = sum(math.prod(shape) for shape in shapes if len(shape) > 1)
+    old = model.layers[op.start]
+    itemsize = old.bytes / old.params if old.params else 0.0
+    return Cost(
+        params=params,
+        bytes=round(params * itemsize),
+        prefill_flops=2.0 * model.reference_tokens * weights,
+        kv_bytes_per_token=0,
     )

@@ -16,6 +16,7 @@ from prunebench import jsonio
 from prunebench.errors import BudgetError, UsageError
 from prunebench.evaluator import TaskResult
 from prunebench.model_info import ModelInfo
+from prunebench.recovery.spec import recovery_class
 from prunebench.stats import RelativeScore, relative_score
 from prunebench.store import Record
 
@@ -86,21 +87,26 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Section:
-    """All rows of one kind at one budget, best first.
+    """All rows of one kind at one budget that were recovered in one way, best first.
 
     Attributes:
         layers: number of decoder layers removed; None for kinds that remove no whole layer.
         budget: the budget in words.
+        recovery: closed form, or training with its token budget, in words; empty where nothing was recovered.
+        references: the dense model, recovered in the same way: no rank, but what pruned rows are to be seen beside.
     """
 
     kind: str
     budget: str
     layers: int | None
     rows: tuple[Row, ...]
+    recovery: str = ""
+    references: tuple[Row, ...] = ()
 
     def heading(self, with_kind: bool) -> str:
-        """The budget in words, with the kind where it is not plain from the context."""
-        return f"{self.budget} (kind `{self.kind}`)" if with_kind or self.kind != "layers" else self.budget
+        """The budget in words, with recovery and kind where they are not plain from the context."""
+        words = f"{self.budget}, {self.recovery}" if self.recovery else self.budget
+        return f"{words} (kind `{self.kind}`)" if with_kind or self.kind != "layers" else words
 
     @property
     def ranked(self) -> list[Row]:
@@ -130,7 +136,7 @@ class Group:
 
     @property
     def dense_records(self) -> list[Record]:
-        return [record for record in self.records if record.cell.strategy == DENSE]
+        return [record for record in self.records if _is_dense(record)]
 
     @cached_property
     def dense(self) -> Record | None:
@@ -148,7 +154,7 @@ class Group:
     @cached_property
     def reference(self) -> dict[str, TaskResult]:
         """One result per task to read metric, questions, chance and majority from: the dense one, else the largest."""
-        order = sorted(self.records, key=lambda record: (record.cell.strategy != DENSE, record.id))
+        order = sorted(self.records, key=lambda record: (not _is_dense(record), record.id))
         found: dict[str, TaskResult] = {}
         for task in self.tasks:
             results = [result for record in order if (result := _result(record, task))]
@@ -209,14 +215,26 @@ class Group:
 
     @cached_property
     def sections(self) -> tuple[Section, ...]:
-        """One section per kind and budget, smaller budgets first."""
-        found: dict[tuple[str, int, str], list[Record]] = {}
+        """One section per kind, recovery and budget, smaller budgets first; trained rows are ranked apart."""
+        found: dict[tuple[str, str, int, str], list[Record]] = {}
         for record in self.records:
-            if record.cell.strategy != DENSE:
-                found.setdefault(_section_key(record), []).append(record)
+            if not _is_dense(record):
+                kind, layers, budget = _section_key(record)
+                found.setdefault((kind, recovery_class(record.cell.recovery), layers, budget), []).append(record)
+        dense = {key: rows for key, rows in found.items() if all(row.cell.strategy == DENSE for row in rows)}
+        pruned = {key[1] for key in found if key not in dense}
+        references = {key[1]: self._rows(rows) for key, rows in dense.items() if key[1] in pruned}
         return tuple(
-            Section(kind, budget, layers if layers >= 0 else None, self._rows(found[kind, layers, budget]))
-            for kind, layers, budget in sorted(found)
+            Section(
+                kind,
+                budget,
+                layers if layers >= 0 else None,
+                self._rows(rows),
+                recovery,
+                tuple(replace(row, rank=None) for row in references.get(recovery, ())),
+            )
+            for (kind, recovery, layers, budget), rows in sorted(found.items(), key=lambda item: item[0])
+            if not ((kind, recovery, layers, budget) in dense and recovery in references)
         )
 
     def row(self, records: Sequence[Record]) -> Row:
@@ -245,7 +263,8 @@ class Group:
         variants: dict[str, list[Record]] = {}
         for record in records:
             cell = record.cell
-            key = jsonio.canonical([cell.strategy, cell.strategy_params, cell.strategy_version])
+            recovery = cell.recovery.model_dump(mode="json") if cell.recovery is not None else None
+            key = jsonio.canonical([cell.strategy, cell.strategy_params, cell.strategy_version, recovery])
             variants.setdefault(key, []).append(record)
         rows = sorted((self.row(variants[key]) for key in variants), key=self._order)
         return tuple(self._ranked(rows))
@@ -304,11 +323,17 @@ def group_records(records: Iterable[Record]) -> list[Group]:
 
 
 def variant_label(record: Record) -> str:
-    """The strategy with the parameters that were given: ``name (k=5, select=spaced)``."""
+    """The strategy with the parameters that were given: ``name (k=5, select=spaced)``, and its recovery: ``+ tune``."""
     given = record.cell.strategy_params
     typed = record.plan.provenance.params if record.plan and record.plan.provenance else {}
     parts = [f"{key}={_short(typed.get(key, given[key]))}" for key in sorted(given)]
-    return f"{record.cell.strategy} ({', '.join(parts)})" if parts else record.cell.strategy
+    label = f"{record.cell.strategy} ({', '.join(parts)})" if parts else record.cell.strategy
+    return f"{label} + {record.cell.recovery.label}" if record.cell.recovery is not None else label
+
+
+def _is_dense(record: Record) -> bool:
+    """The model as it came: one that was trained is a row of its own, not what others are measured by."""
+    return record.cell.strategy == DENSE and record.cell.recovery is None
 
 
 def _short(value: Any) -> str:

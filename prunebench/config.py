@@ -10,12 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+)
 
 from prunebench import jsonio
 from prunebench.budget import Budget
 from prunebench.errors import BadParameter, UnknownName, UsageError
 from prunebench.plan import first_problem
+from prunebench.recovery.spec import NAMES as RECOVERIES
+from prunebench.recovery.spec import PREFIX as RECOVERY_PREFIX
+from prunebench.recovery.spec import Recovery, parse_recovery
 
 __all__ = ["CalibrationSpec", "Cell", "Spec", "parse_params", "split_params"]
 
@@ -65,6 +76,15 @@ class Cell(_Strict):
     calibration: CalibrationSpec | None = Field(default=None, description="None for strategies that need no statistics")
     calibration_revision: str = ""
     latency: LatencySpec = LatencySpec()
+    recovery: Recovery | None = Field(default=None, description="what is done to the pruned model before it is judged")
+
+    @model_serializer(mode="wrap")
+    def _said(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without recovery where there is none: such a cell reads as it always did."""
+        said = handler(self)
+        if said.get("recovery", "") is None:
+            del said["recovery"]
+        return said
 
     @property
     def id(self) -> str:
@@ -79,7 +99,8 @@ class Cell(_Strict):
     @property
     def label(self) -> str:
         seed = f" seed {self.seed}" if self.seed else ""
-        return f"{self.strategy}{seed} at {self.budget}"
+        after = f", recovery {self.recovery.label}" if self.recovery is not None else ""
+        return f"{self.strategy}{seed} at {self.budget}{after}"
 
 
 class Spec(_Strict):
@@ -104,6 +125,8 @@ class Spec(_Strict):
     n_calibration: int = Field(default=512, ge=1)
     calibration_seed: int = 0
     calibration_domain: str | None = None
+    recover: tuple[str, ...] = Field(default=(), description="none, replaceme, layer, layer:ffn, layer:linear, tune")
+    recover_tokens: int | None = Field(default=None, ge=1, description="training budget; None takes one epoch")
     device: str = "auto"
     dtype: str = "float32"
     batch_size: int = Field(default=32, ge=1)
@@ -123,6 +146,29 @@ class Spec(_Strict):
             return parse_size(value)
         except BadParameter as error:
             raise ValueError(str(error)) from error
+
+    @field_validator("recover", mode="before")
+    @classmethod
+    def _one_recovery(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    def recoveries(self) -> tuple[Recovery | None, ...]:
+        """What each pruned model gets, one cell for each; None is nothing.
+
+        Raises:
+            UnknownName: a recovery, or a parameter of one, that does not exist.
+            BadParameter: a value that does not fit.
+            UsageError: a budget or a parameter that nothing takes.
+        """
+        marker = f"{RECOVERY_PREFIX}."
+        params = {key[len(marker) :]: value for key, value in self.params.items() if key.startswith(marker)}
+        found = [parse_recovery(name, self.recover_tokens, params) for name in self.recover or ("none",)]
+        trained = any(recovery is not None and recovery.trained for recovery in found)
+        if self.recover_tokens is not None and not trained:
+            raise UsageError("--recover-tokens is a budget for training: add --recover tune or --recover layer")
+        if params and not any(found):
+            raise UsageError(f"-P {marker}{next(iter(params))} needs --recover with one of {', '.join(RECOVERIES[1:])}")
+        return tuple(dict.fromkeys(found))
 
     @classmethod
     def build(cls, values: Mapping[str, Any], source: str = "options") -> Spec:

@@ -11,6 +11,7 @@ PruneBenchError
 ├── MediaError              an image, video or sound that cannot be read
 ├── CalibrationError        samples or hidden states that cannot be used
 ├── PlanError               a plan that is inconsistent, or does not fit the model
+├── RecoveryError           a recovery that does not fit the plan or the model, or that diverges
 ├── EvaluationError         a suite or a task that cannot be evaluated
 └── StoreError              a record, trace or folder that cannot be read or written
 """
@@ -31,6 +32,7 @@ __all__ = [
     "PlanError",
     "PluginError",
     "PruneBenchError",
+    "RecoveryError",
     "StoreError",
     "UnknownName",
     "UsageError",
@@ -93,6 +95,10 @@ class CalibrationError(PruneBenchError):
 
 class PlanError(PruneBenchError):
     """A plan that is inconsistent, or does not fit the model."""
+
+
+class RecoveryError(PruneBenchError):
+    """A recovery that does not fit the plan or the model, or that diverges."""
 
 
 class EvaluationError(PruneBenchError):

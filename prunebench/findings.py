@@ -19,6 +19,8 @@ __all__ = [
     "flips_from_dense",
     "jaccard",
     "planted_precision",
+    "question_scores",
+    "ranking_weights",
 ]
 
 Paired = dict[str, tuple[tuple[float, ...], tuple[float, ...]]]
@@ -63,10 +65,24 @@ def difference(group: Group, row: Row, best: Row) -> Difference | None:
     Returns:
         None for bands, and where per-question scores are missing or are of other questions.
     """
-    if group.dense is None or group.ranking is None or len(row.records) != 1 or len(best.records) != 1:
+    weights = ranking_weights(group)
+    if weights is None or len(row.records) != 1 or len(best.records) != 1:
         return None
     pairs = _paired(row.records[0], best.records[0], group.tasks)
     if pairs is None:
+        return None
+    first = {task: pair[0] for task, pair in pairs.items()}
+    second = {task: pair[1] for task, pair in pairs.items()}
+    return paired_difference(first, second, weights=weights)
+
+
+def ranking_weights(group: Group) -> dict[str, float] | None:
+    """Factor of each task's mean per-question score in the ranking score, up to a constant that all rows share.
+
+    Returns:
+        None where there is no ranking score, or where it is not linear in the task scores.
+    """
+    if group.dense is None or group.ranking is None:
         return None
     weights = {}
     for task in group.tasks:
@@ -79,9 +95,13 @@ def difference(group: Group, row: Row, best: Row) -> Difference | None:
         if reference.log_scale:  # its per-question scores are logarithms, and so is the ranking score
             dense, floor = math.log(dense), math.log(floor) if floor > 0 else 0.0
         weights[task] = 1 / ((dense - floor) * len(group.tasks))
-    first = {task: pair[0] for task, pair in pairs.items()}
-    second = {task: pair[1] for task, pair in pairs.items()}
-    return paired_difference(first, second, weights=weights)
+    return weights
+
+
+def question_scores(record: Record, task: str) -> dict[str, float] | None:
+    """Score of each question of a task by its id; None where the record does not hold one for each."""
+    result = next((result for result in record.tasks if result.task == task), None)
+    return dict(zip(result.ids, result.scores, strict=True)) if result is not None and _per_question(result) else None
 
 
 def flips_from_dense(group: Group, record: Record) -> Flips | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from prunebench.budget import Budget
@@ -11,11 +12,24 @@ from prunebench.dataset import Dataset, open_dataset
 from prunebench.environment import package_version
 from prunebench.model_info import ModelInfo
 from prunebench.plugins import Plugins
+from prunebench.recovery.spec import PREFIX, Recovery, dense_recoveries
 from prunebench.strategy import Strategy, strategy_params
 from prunebench.suites import Suite
 
-__all__ = ["Job", "build_cells", "build_strategies", "calibration_spec", "limited"]
+__all__ = [
+    "ALL",
+    "Job",
+    "build_cells",
+    "build_strategies",
+    "calibration_spec",
+    "every_strategy",
+    "limited",
+    "reads_samples",
+]
 
+
+ALL = "all"
+"""Stands for every strategy where one is named."""
 
 RESULT_OPTIONS = ("attn_implementation", "trust_remote_code")
 """Loading options that can change a result; where layers are placed cannot."""
@@ -37,7 +51,9 @@ def build_strategies(spec: Spec, plugins: Plugins) -> dict[str, Strategy]:
     Raises:
         UnknownName, BadParameter: a strategy or parameter that does not exist, or a value that does not fit.
     """
-    named = [name for name in dict.fromkeys(spec.strategies) if name != DENSE]
+    every = every_strategy(plugins, spec.params) if ALL in spec.strategies else []
+    spelled = [name for given in spec.strategies for name in (every if given == ALL else [given])]
+    named = [name for name in dict.fromkeys(spelled) if name != DENSE]
     aliases = {name: plugins.get("strategies", name).name for name in named}
     asked = list(dict.fromkeys(aliases.values()))
     names = list(asked)
@@ -48,9 +64,21 @@ def build_strategies(spec: Spec, plugins: Plugins) -> dict[str, Strategy]:
     given = {}
     for key, value in spec.params.items():
         owner, dot, parameter = key.partition(".")
+        if dot and owner == PREFIX:
+            continue  # of the recovery: `Spec.recoveries`
         given[f"{aliases.get(owner, owner)}.{parameter}" if dot else key] = value
     params = split_params(given, {name: list(strategy_params(classes[name])) for name in asked or names})
     return {name: cls.from_params(params.get(name)) for name, cls in classes.items()}
+
+
+def every_strategy(plugins: Plugins, params: Iterable[str] = ()) -> list[str]:
+    """Names of all strategies that ``--strategy all`` stands for, in the order of their registration.
+
+    Those that say ``in_all = False`` are left out, unless one of `params` (as ``fuse.scores``) is for them.
+    """
+    named = {key.partition(".")[0] for key in params if "." in key}
+    known = dict.fromkeys(entry.value for entry in plugins.registry("strategies").values())
+    return [cls.name for cls in known if cls.in_all or named & {cls.name, *cls.aliases}]
 
 
 def limited(suite: Suite, limit: int | None) -> Suite:
@@ -66,6 +94,11 @@ def calibration_spec(spec: Spec, dataset: Dataset) -> CalibrationSpec:
     return CalibrationSpec(
         dataset=dataset.label, n=spec.n_calibration, seed=spec.calibration_seed, domain=spec.calibration_domain
     )
+
+
+def reads_samples(strategy: Strategy) -> bool:
+    """Whether its plans depend on the calibration samples: by statistics, or by what the model makes of them."""
+    return bool(strategy.requires()) or strategy.needs_model
 
 
 def build_cells(
@@ -84,9 +117,9 @@ def build_cells(
     revisions = {task.dataset: open_dataset(plugins, task.dataset).revision for task in suite.tasks if task.dataset}
     suite_digest = suite.digest(revisions)
 
-    def job(strategy: Strategy, budget: Budget, seed: int) -> Job:
+    def job(strategy: Strategy, budget: Budget, seed: int, recovery: Recovery | None = None) -> Job:
         defaults = type(strategy)().params()
-        reads = dataset if strategy.requires() else None
+        reads = dataset if reads_samples(strategy) or recovery is not None else None
         cell = Cell(
             model=info.name,
             model_revision=info.revision,
@@ -103,15 +136,20 @@ def build_cells(
             calibration=calibration_spec(spec, reads) if reads else None,
             calibration_revision=reads.revision if reads else "",
             latency=spec.latency,
+            recovery=recovery,
         )
         return Job(cell, strategy)
 
-    jobs = [job(plugins.get("strategies", DENSE)(), Budget(value=0.0), spec.seed)]
+    dense, recoveries = plugins.get("strategies", DENSE)(), spec.recoveries()
+    jobs = [job(dense, Budget(value=0.0), spec.seed)]
+    # Training does the dense model good too: what pruning costs is seen only beside a dense row of the same budget.
+    jobs += [job(dense, Budget(value=0.0), spec.seed, recovery) for recovery in dense_recoveries(recoveries)]
     for budget in spec.budgets:
         budget.layers_asked(info.n_layers)
-        for strategy in strategies.values():
-            seeds = range(spec.seeds) if strategy.stochastic else (0,)
-            jobs += [job(strategy, budget, spec.seed + offset) for offset in seeds]
+        for recovery in recoveries:
+            for strategy in strategies.values():
+                seeds = range(spec.seeds) if strategy.stochastic else (0,)
+                jobs += [job(strategy, budget, spec.seed + offset, recovery) for offset in seeds]
     return jobs
 
 

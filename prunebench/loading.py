@@ -19,7 +19,8 @@ def load(model: str, *, plan: Plan | str | Path | None = None, **options: Any) -
     """Load ``NAME`` or ``NAME:REFERENCE`` by its adapter.
 
     Layers that `plan` removes are never read, so that memory and reading grow with the layers that stay. From an
-    adapter that cannot leave layers out while it loads they are removed afterwards.
+    adapter that cannot leave layers out while it loads they are removed afterwards. What the plan does to layers that
+    stay is done too.
 
     Args:
         model: as ``--model`` takes it.
@@ -29,7 +30,8 @@ def load(model: str, *, plan: Plan | str | Path | None = None, **options: Any) -
     Raises:
         UnknownName, BadParameter: no such model or option.
         ModelError: the weights cannot be read.
-        PlanError: the plan is for another model.
+        PlanError: the plan is for another model, does not fit it, or its tensors are not at hand.
+        StoreError: the plan's file or its tensors cannot be read.
     """
     known = {field.name for field in dataclasses.fields(LoadOptions)} - {"name", "reference", "plan"}
     for name in options:
@@ -41,6 +43,8 @@ def load(model: str, *, plan: Plan | str | Path | None = None, **options: Any) -
         raise BadParameter(f"model {word!r} takes nothing after a colon, got {reference!r}")
     if isinstance(plan, (str, Path)):
         plan = Plan.load(plan)
+    if plan is not None:
+        plan.need_tensors()  # before gigabytes are read in vain
     loaded = adapter_class().load(LoadOptions(name=word, reference=reference if colon else None, plan=plan, **options))
     if plan is None:
         return loaded

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["LayerCost", "ModelInfo"]
+__all__ = ["Cost", "LayerCost", "ModelInfo"]
 
 
-class LayerCost(BaseModel):
-    """What one decoder layer costs."""
+class Cost(BaseModel):
+    """Parameters, bytes, operations and cache of something that a model is made of."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -16,6 +16,13 @@ class LayerCost(BaseModel):
     bytes: int
     prefill_flops: float = Field(description="for one prompt of ModelInfo.reference_tokens tokens")
     kv_bytes_per_token: int
+
+
+class LayerCost(Cost):
+    """What one decoder layer costs; its parts with the norms that serve them alone, where they can be told apart."""
+
+    attention: Cost | None = None
+    mlp: Cost | None = None
 
 
 class ModelInfo(BaseModel):

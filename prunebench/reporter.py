@@ -48,7 +48,8 @@ class Reporter:
         if record.status == "ok":
             scores = ", ".join(f"{task.task} {_score(task)}" for task in record.tasks)
             removed = list(record.plan.removed_layers) if record.plan else []
-            text = f"  [{number}/{total}] removed {removed}: {scores}"
+            parts = [f"{part} of {layer}" for layer, part in record.plan.removed_sublayers] if record.plan else []
+            text = f"  [{number}/{total}] removed {', '.join([str(removed), *parts])}: {scores}"
         else:
             text = f"  [{number}/{total}] {record.status}: {record.error}"
         self.console.print(text, markup=False, style=None if record.status == "ok" else "red")
@@ -64,19 +65,34 @@ class Reporter:
             yield
 
     @contextmanager
-    def bar(self, label: str, total: int) -> Iterator[Callable[[int, int], None]]:
-        """A stage that counts; yields ``advance(done, total)``."""
+    def bar(self, label: str, total: int) -> Iterator[Callable[..., None]]:
+        """A stage that counts; yields ``advance(done, total, text)``, where `text` (a loss, say) may be left out."""
         if not self.console.is_terminal or self._muted:
             if not self._muted:
                 self.note(f"{label} ({total}) ...")
-            yield lambda done, whole: None
+            yield self._tenths(label)
             return
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=self.console, transient=True) as progress:
             task = progress.add_task(label, total=total)
-            yield lambda done, whole: progress.update(task, completed=done, total=whole)
+            yield lambda done, whole, text="": progress.update(
+                task, completed=done, total=whole, description=f"{label} {text}".rstrip()
+            )
+
+    def _tenths(self, label: str) -> Callable[..., None]:
+        """A line at every tenth of a stage that has something to say on its way."""
+        said = 0
+
+        def advance(done: int, whole: int, text: str = "") -> None:
+            nonlocal said
+            tenth = 10 * done // max(1, whole)
+            if text and tenth > said and not self._muted:
+                said = tenth
+                self.note(f"{label}: {done} of {whole}, {text}")
+
+        return advance
 
 
 def _score(result: TaskResult) -> str:

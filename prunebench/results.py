@@ -38,6 +38,7 @@ COLUMNS = (
     *("task", "metric", "score", "ci_low", "ci_high", "ci_method", "n", "chance", "majority", "dense_score"),
     *("relative", "relative_corrected", "mean_relative", "mean_relative_corrected", "complete", "planted_precision"),
     *("calibration", "calibration_n", "calibration_seed", "calibration_seconds", "search_seconds"),
+    *("recovery", "recovery_budget", "recovery_tokens", "recovery_seconds"),
     *(f"{phase}_{part}" for phase in PHASES for part in ("ms", "dense_ms", "speedup")),
     *("latency_device", "batch_size", "prompt_tokens", "new_tokens"),
     *(f"{name}_bytes" if not name.startswith("kv") else name for name in MEMORY),
@@ -91,6 +92,7 @@ def _common(group: Group, record: Record) -> dict[str, Any]:
     relative = group.relative(record)
     environment = record.environment
     calibration = cell.calibration
+    recovery = plan.cost.recovery if plan is not None else None
     values: dict[str, Any] = {
         "cell": record.id,
         "status": record.status,
@@ -122,6 +124,10 @@ def _common(group: Group, record: Record) -> dict[str, Any]:
         "calibration_seed": calibration.seed if calibration else None,
         "calibration_seconds": plan.cost.calibration_seconds if plan is not None else None,
         "search_seconds": plan.cost.search_seconds if plan is not None else None,
+        "recovery": cell.recovery.label if cell.recovery is not None else None,
+        "recovery_budget": getattr(cell.recovery, "tokens", None),
+        "recovery_tokens": recovery.tokens if recovery is not None else None,
+        "recovery_seconds": recovery.seconds if recovery is not None else None,
         "started": record.started,
         "finished": record.finished,
     }

@@ -7,6 +7,7 @@ what is missing and touches nothing else.
 
 from __future__ import annotations
 
+import copy
 import time
 import warnings
 from collections.abc import Sequence
@@ -21,9 +22,10 @@ from prunebench.dataset import Dataset, open_dataset
 from prunebench.encoded import EncoderCache
 from prunebench.environment import describe_environment
 from prunebench.errors import BadParameter, PlanError, PruneBenchError, StoreError, first_line, typed_line
-from prunebench.grid import Job, build_cells, build_strategies, calibration_spec, limited
+from prunebench.grid import Job, build_cells, build_strategies, calibration_spec, limited, reads_samples
 from prunebench.plan import Plan, Provenance
 from prunebench.plugins import Plugins, get_plugins
+from prunebench.recovery.cell import recover_cell
 from prunebench.reporter import Reporter
 from prunebench.store import Latency, Memory, Record, Store, now
 from prunebench.strategy import PlanContext
@@ -31,6 +33,7 @@ from prunebench.suites import Suite, load_suite
 
 if TYPE_CHECKING:
     from prunebench.evaluator import Evaluator, TaskResult
+    from prunebench.probing import Probe
 
 __all__ = ["Session", "run"]
 
@@ -60,6 +63,7 @@ class Session:
         # All names are looked up before anything slow happens.
         adapter = self._adapter()
         self.strategies = build_strategies(spec, self.plugins)
+        recovers = any(spec.recoveries())
         suite = self._suite(spec.suite or adapter.default_suite)
         dataset = self._dataset(spec.calibration or adapter.default_calibration)
         self.executor = self.plugins.get("executors", spec.executor)()
@@ -70,7 +74,7 @@ class Session:
             raise BadParameter(f"model {spec.model!r} has no default suite: name one with --suite")
         self.suite: Suite = suite
         self.dataset = dataset or self._dataset(adapter.default_calibration)
-        if self.dataset is None and any(s.requires() for s in self.strategies.values()):
+        if self.dataset is None and (recovers or any(reads_samples(s) for s in self.strategies.values())):
             raise BadParameter(
                 f"model {spec.model!r} has no default calibration data: name a dataset with --calibration"
             )
@@ -163,6 +167,18 @@ class Session:
                 self.reporter.warn(f"calibration data {spec.dataset!r}: {len(self._samples)} samples, {spec.n} asked")
         return self._samples
 
+    def recalibrated(self, *, seed: int | None = None, domain: str | None = None) -> Session:
+        """This session with other calibration samples; model, encoder outputs and folders are shared."""
+        given = {"calibration_seed": seed, "calibration_domain": domain}
+        other = copy.copy(self)
+        other.spec = self.spec.model_copy(update={key: value for key, value in given.items() if value is not None})
+        other._samples = other._trace = None
+        return other
+
+    def hold(self, samples: Sequence[Sample], trace: Trace) -> None:
+        """Take these samples and their trace for calibration, whatever the spec says."""
+        self._samples, self._trace = list(samples), trace
+
     def trace(self) -> Trace:
         """The one Trace of this run, with all that any of its strategies reads; from disk where it is there already."""
         if self._trace is not None:
@@ -181,7 +197,8 @@ class Session:
                     self.reporter.note(f"calibration: {path.name} reused ({found.meta.n_samples} samples)")
                     self._trace = found
                     return found
-                needed |= frozenset(found.meta.statistics)  # a trace grows, it never loses what others rely on
+                # A trace grows, it never loses what others rely on.
+                needed |= {*found.meta.statistics, *found.meta.unavailable}
             except StoreError as error:
                 moved = self.store.quarantine(path)
                 self.reporter.warn(f"{error}; moved to {moved} and made anew")
@@ -197,10 +214,22 @@ class Session:
         self._trace.save(self.store.traces)
         return self._trace
 
+    def probe(self) -> Probe:
+        """The dense model on the calibration samples, to be asked what it loses; its work counts for one plan."""
+        from prunebench.probing import Probe
+
+        return Probe(
+            self.loaded,
+            self.samples(),
+            encode=lambda batch: self.encoder.encode(self.loaded, batch),
+            batch_size=self.spec.batch_size,
+        )
+
     def plan(self, job: Job) -> tuple[Plan, PlanContext]:
         """Score and select; nothing is pruned."""
         trace = self.trace() if job.strategy.requires() else None
-        context = PlanContext(model=self.loaded.info, budget=job.cell.budget, trace=trace, seed=job.cell.seed)
+        probe = self.probe() if job.strategy.needs_model else None
+        context = PlanContext(self.loaded.info, job.cell.budget, trace, job.cell.seed, probe=probe)
         started = time.perf_counter()
         with self.reporter.step("  score and select"):
             plan = job.strategy.plan(context)
@@ -213,7 +242,9 @@ class Session:
         owner = self.plugins.registry("strategies")[job.strategy.name].plugin
         plan = plan.model_copy(
             update={
-                "cost": plan.cost.model_copy(update={"search_seconds": seconds}),
+                "cost": (probe.counts.added_to(plan.cost) if probe else plan.cost).model_copy(
+                    update={"search_seconds": seconds}
+                ),
                 "provenance": provenance.model_copy(
                     update={
                         "plugin": owner,
@@ -301,6 +332,10 @@ class Session:
                 for line in context.warnings:
                     self.reporter.warn(line)
                 parts |= {"plan": plan, "kind": plan.kind, "warnings": tuple(context.warnings)}
+                if job.cell.recovery is not None:
+                    plan = recover_cell(self, job, plan)
+                    parts |= {"plan": plan, "warnings": plan.provenance.warnings if plan.provenance else ()}
+                    lap("recover")
                 parts["tasks"] = tuple(self.evaluate(plan))
                 lap("evaluate")
                 parts["latency"], parts["memory"] = self.measure(plan)

@@ -15,6 +15,7 @@ from prunebench.errors import StoreError
 from prunebench.evaluator import TaskResult
 from prunebench.model_info import ModelInfo
 from prunebench.plan import Plan, first_problem
+from prunebench.plan_tensors import PlanTensors
 
 __all__ = ["Latency", "Memory", "Phase", "Record", "Store", "load_records", "now", "read_record"]
 
@@ -105,7 +106,11 @@ def now() -> str:
 
 
 class Store:
-    """A folder with ``records/<cell id>.json``, ``plans/``, ``traces/`` and the tables made from them."""
+    """A folder with ``records/<cell id>.json``, ``plans/``, ``traces/`` and the tables made from them.
+
+    A record holds its plan as JSON; the numbers of plans that need some lie in ``plans/<tensors_digest>.safetensors``,
+    once for all records that share them.
+    """
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
@@ -116,6 +121,32 @@ class Store:
 
     def path(self, cell_id: str) -> Path:
         return self.root / "records" / f"{cell_id}.json"
+
+    def tensors_path(self, digest: str) -> Path:
+        """Where the tensors of that digest lie."""
+        return self.root / "plans" / f"{digest}.safetensors"
+
+    def keep_tensors(self, plan: Plan) -> None:
+        """Write a plan's tensors where they are not there yet; a plan without any, or without them at hand, is passed.
+
+        Raises:
+            StoreError: the file cannot be written.
+        """
+        if plan.tensors and plan.tensors_digest is not None:
+            path = self.tensors_path(plan.tensors_digest)
+            if not path.exists():
+                plan.tensors.save(path)
+
+    def whole_plan(self, plan: Plan) -> Plan:
+        """The plan of a record with its tensors, as it can be applied.
+
+        Raises:
+            StoreError: the tensors are missing or damaged.
+            PlanError: they are not those that the plan was made with.
+        """
+        if plan.tensors_digest is None or plan.tensors:
+            return plan
+        return plan.with_tensors(PlanTensors.load(self.tensors_path(plan.tensors_digest), plan.tensors_digest))
 
     def finished(self, cell: Cell, warn: Callable[[str], None] | None = None) -> Record | None:
         """The cell's record if it finished well; a failed one does not count, so that it runs again.
@@ -145,8 +176,10 @@ class Store:
         return target
 
     def write(self, record: Record) -> Path:
-        """Write a record, whole or not at all."""
+        """Write a record, whole or not at all; before it the tensors of its plan."""
         path = self.path(record.id)
+        if record.plan is not None:
+            self.keep_tensors(record.plan)
         jsonio.write_text(path, record.model_dump_json() + "\n")
         return path
 

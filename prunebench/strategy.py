@@ -17,57 +17,23 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
 import typing
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from prunebench.budget import Budget, BudgetReport, achieved
+from prunebench.budget import BudgetReport, achieved
 from prunebench.errors import BadParameter, PlanError, PluginError, UnknownName
-from prunebench.model_info import ModelInfo
+from prunebench.ops import DropLayer, Op, removed_sublayers
 from prunebench.plan import Plan, PlanCost, Provenance, ScoreTable, first_problem
-from prunebench.selection import RULES, select_layers
+from prunebench.plan_context import PlanContext
+from prunebench.selection import READS_WINDOWS, RULES, removal_order, run_scores
 
-if TYPE_CHECKING:
-    from prunebench.calibration.trace import Trace
-
-__all__ = ["PlanContext", "ScoreStrategy", "Strategy", "strategy_params"]
-
-
-@dataclass
-class PlanContext:
-    """All that a strategy may look at.
-
-    Attributes:
-        model: shape and cost of the model, no weights.
-        budget: what was asked for.
-        trace: the calibration statistics; None only for strategies that require none.
-        seed: for stochastic strategies.
-        warnings: lines that a strategy wants the user and the plan to carry.
-        notes: JSON-able facts for the plan's provenance.
-        artefacts: live objects for figures; never serialised.
-    """
-
-    model: ModelInfo
-    budget: Budget
-    trace: Trace | None = None
-    seed: int = 0
-    warnings: list[str] = field(default_factory=list)
-    notes: dict[str, Any] = field(default_factory=dict)
-    artefacts: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def n_remove(self) -> int:
-        """How many decoder layers the budget asks to remove."""
-        return self.budget.layers_asked(self.model.n_layers)
-
-    def need_trace(self) -> Trace:
-        if self.trace is None:
-            raise PlanError("this strategy needs calibration statistics, and none were collected")
-        return self.trace
+__all__ = ["Choice", "PlanContext", "ScoreStrategy", "Strategy", "strategy_params"]
 
 
 @dataclass(frozen=True)
@@ -83,6 +49,12 @@ class Strategy(abc.ABC):
 
     control: ClassVar[bool] = False
     """True for a method that ``--controls`` adds to every table."""
+
+    in_all: ClassVar[bool] = True
+    """False for a method that ``plan --strategy all`` leaves out unless a parameter is given to it by name."""
+
+    needs_model: ClassVar[bool] = False
+    """True for a method that asks the dense model again: the context then holds a `probe` (`prunebench.probing`)."""
 
     def requires(self) -> frozenset[str]:
         """Names of the calibration statistics that `plan` reads (see `prunebench.calibration.collect.STATISTICS`)."""
@@ -137,26 +109,40 @@ class Strategy(abc.ABC):
     def build_plan(
         self,
         context: PlanContext,
-        layers: Iterable[int],
+        layers: Iterable[int] = (),
         *,
+        ops: Sequence[Op] | None = None,
+        tensors: Mapping[str, Any] | None = None,
         scores: ScoreTable | None = None,
         protected: Iterable[int] = (),
         selection: str = "",
     ) -> Plan:
-        """The plan that removes `layers`, with budget, provenance and cost filled in from `context`."""
+        """The plan that removes `layers` and does `ops`, with budget, provenance and cost filled in from `context`.
+
+        Args:
+            context: what the strategy was given.
+            layers: original ids of layers to remove whole.
+            ops: further operations (`prunebench.ops`).
+            tensors: name → array or tensor, for operations that read some.
+            scores: one value per layer.
+            protected: layers that had to stay.
+            selection: the rule that picked.
+
+        Raises:
+            PlanError: a layer that does not exist, operations that contradict each other, tensors that do not fit.
+        """
         layers = sorted(int(layer) for layer in layers)
         n_layers = context.model.n_layers
         if outside := [layer for layer in layers if not 0 <= layer < n_layers]:
             raise PlanError(f"{self.name}: layer {outside[0]} does not exist: the model has layers 0..{n_layers - 1}")
-        trace = context.trace
-        return Plan.drop(
+        trace, found = context.trace, [*(DropLayer(layer=layer) for layer in layers), *(ops or ())]
+        plan = Plan.of(
             context.model,
-            layers,
-            kind=self.kind,
+            found,
+            tensors,
+            # Parts of layers are no whole layers: such a plan is not ranked among those by their number.
+            kind="sublayers" if self.kind == "layers" and removed_sublayers(found) else self.kind,
             scores=scores,
-            budget=BudgetReport(
-                asked=context.budget, layers_asked=context.n_remove, achieved=achieved(context.model, layers)
-            ),
             provenance=Provenance(
                 strategy=self.name,
                 params=self.params(),
@@ -174,6 +160,20 @@ class Strategy(abc.ABC):
                 calibration_seconds=trace.meta.seconds if trace else 0.0,
             ),
         )
+        report = BudgetReport(
+            asked=context.budget,
+            layers_asked=context.n_remove,
+            achieved=achieved(context.model, ops=plan.ops, tensors=plan.tensors),
+        )
+        return plan.model_copy(update={"budget": report})
+
+
+class Choice(NamedTuple):
+    """What a score and a selection rule came to: layers to remove in order of removal, all scores, what had to stay."""
+
+    layers: list[int]
+    scores: ScoreTable
+    protected: frozenset[int]
 
 
 @dataclass(frozen=True)
@@ -181,8 +181,9 @@ class ScoreStrategy(Strategy):
     """A method that scores every layer; a selection rule then picks. Higher score means removed earlier.
 
     Args:
-        select: selection rule (``independent``, ``contiguous``, ``spaced``).
+        select: selection rule (a name from `prunebench.selection.RULES`).
         min_gap: for ``spaced``, the least distance of two removed layers.
+        epsilon: for ``global_threshold``, the share of the highest score above which a layer goes.
         protect_first: how many of the first layers must stay.
         protect_last: how many of the last layers must stay.
     """
@@ -194,32 +195,100 @@ class ScoreStrategy(Strategy):
     min_gap: int = 2
     protect_first: int = 0
     protect_last: int = 0
+    epsilon: float | None = None
 
     def __post_init__(self) -> None:
         if self.select not in RULES:
             raise UnknownName("selection rule", self.select, RULES)
+        if self.epsilon is not None and self.select != "global_threshold":
+            raise BadParameter(f"epsilon is for select=global_threshold, not for select={self.select}")
 
     @abc.abstractmethod
     def score(self, context: PlanContext) -> np.ndarray | ScoreTable:
         """One value per decoder layer, shape (L,)."""
 
-    def plan(self, context: PlanContext) -> Plan:
+    def windows(self, context: PlanContext) -> np.ndarray | None:
+        """Scores of removing whole blocks, (L+1, L+1): entry [a, b], a < b, is that of layers [a, b); NaN elsewhere.
+
+        None (the default): a block is worth the mean of its layers' scores.
+        """
+        return None
+
+    def rescore(self, context: PlanContext, removed: tuple[int, ...]) -> np.ndarray:
+        """Scores (L,) once `removed` (in order of removal) are gone; what it says of those is not looked at.
+
+        By default from `windows`: a layer is worth what the run of removed layers is that it would complete; without
+        windows the scores stay what they were.
+        """
+        windows = self.windows(context)
+        return np.array(self.score_table(context).values) if windows is None else run_scores(windows, removed)
+
+    def never_removed(self, context: PlanContext) -> frozenset[int]:
+        """Layers that this method never removes, beyond those that the user or the architecture protects."""
+        return frozenset()
+
+    def layers_to_remove(self, context: PlanContext) -> int:
+        """How many layers to remove; a method that rounds in a way of its own says so here."""
+        return context.n_remove
+
+    def must_stay(self, context: PlanContext) -> frozenset[int]:
+        """Layers that the user or the architecture protects.
+
+        Raises:
+            BadParameter: a negative number of protected layers.
+        """
         n_layers = context.model.n_layers
         if self.protect_first < 0 or self.protect_last < 0:
             raise BadParameter(f"{self.name}: protect_first and protect_last must not be negative")
-        protected = {
-            layer for layer in range(n_layers) if layer < self.protect_first or layer >= n_layers - self.protect_last
-        }
-        protected |= set(context.model.protected)
-        count = context.n_remove
+        ends = [layer for layer in range(n_layers) if not self.protect_first <= layer < n_layers - self.protect_last]
+        return frozenset(ends) | frozenset(context.model.protected)
+
+    def protected_layers(self, context: PlanContext) -> frozenset[int]:
+        """All layers that no selection rule may take."""
+        return self.must_stay(context) | self.never_removed(context)
+
+    def score_table(self, context: PlanContext) -> ScoreTable:
+        """What `score` returns, as a table.
+
+        Raises:
+            PlanError: not one value per layer.
+        """
         raw = self.score(context)
-        if not isinstance(raw, ScoreTable):
-            values = np.asarray(raw, dtype=np.float64)
-            if values.shape != (n_layers,):
-                raise PlanError(f"{self.name}: score() must return {n_layers} values, got shape {values.shape}")
-            raw = ScoreTable(values=tuple(values.tolist()), meaning=self.meaning or self.summary())
-        layers = select_layers(raw.values, count, rule=self.select, protected=sorted(protected), min_gap=self.min_gap)
-        return self.build_plan(context, layers, scores=raw, protected=protected, selection=self.select)
+        if isinstance(raw, ScoreTable):
+            return raw
+        values, n_layers = np.asarray(raw, dtype=np.float64), context.model.n_layers
+        if values.shape != (n_layers,):
+            raise PlanError(f"{self.name}: score() must return {n_layers} values, got shape {values.shape}")
+        return ScoreTable(values=tuple(values.tolist()), meaning=self.meaning or self.summary())
+
+    def choose(self, context: PlanContext) -> Choice:
+        """Score and select; `plan` makes a plan of it that drops the chosen layers."""
+        protected, count = self.protected_layers(context), self.layers_to_remove(context)
+        table = self.score_table(context)
+        windows = self.windows(context) if self.select in READS_WINDOWS else None
+        rescore = None
+        if type(self).rescore is not ScoreStrategy.rescore:
+            rescore = functools.partial(self.rescore, context)
+        elif windows is not None:  # as the default `rescore`, without asking for the windows again at every step
+            rescore = functools.partial(run_scores, windows)
+        layers = removal_order(
+            table.values,
+            count,
+            rule=self.select,
+            protected=sorted(protected),
+            min_gap=self.min_gap,
+            epsilon=self.epsilon,
+            windows=windows,
+            rescore=rescore,
+            warn=lambda line: context.warnings.append(f"{self.name}: {line}"),
+        )
+        if self.select == "greedy":
+            context.notes["removal_order"] = list(layers)
+        return Choice(layers, table, protected)
+
+    def plan(self, context: PlanContext) -> Plan:
+        layers, table, protected = self.choose(context)
+        return self.build_plan(context, layers, scores=table, protected=protected, selection=self.select)
 
 
 def strategy_params(cls: type[Strategy]) -> dict[str, Any]:

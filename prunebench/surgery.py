@@ -5,29 +5,42 @@ configurations hold per-layer lists that masks are chosen from by position, or n
 these out breaks generation or, worse, changes answers in silence. The procedure below holds for the transformers
 families that keep their decoder layers in one `nn.ModuleList`; what a family needs beyond it is its adapter's
 `layers_removed`.
+
+Weights are never written to: an operation that changes some puts new parameters in the place of old ones, and undoing
+it puts the old ones back, the very same objects.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from prunebench.cache_slots import cache_kinds, cache_slots
 from prunebench.errors import PlanError
 from prunebench.layer_config import LAYER_INDEX_LISTS, PER_LAYER_LISTS, config_changes, module_changes
+from prunebench.layer_parts import layer_parts, need_part
+from prunebench.ops import DropLayer, Fold, Merge, ReplaceBlock, SetWeights, canonical_ops, without_attention
 from prunebench.plan import Plan
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from prunebench.adapter import LoadedModel
 
-__all__ = ["LAYER_INDEX_LISTS", "PER_LAYER_LISTS", "check_fits", "prune", "pruned", "record_kept"]
+__all__ = ["LAYER_INDEX_LISTS", "PER_LAYER_LISTS", "apply_plan", "check_fits", "prune", "pruned", "record_kept"]
+
+MARK = "prunebench_applied"
+"""Attribute of a decoder whose layers were changed, not only removed: the digest of the plan."""
 
 
 @contextmanager
 def pruned(loaded: LoadedModel, plan: Plan) -> Iterator[LoadedModel]:
     """Apply `plan` for the length of a ``with`` block; the model is as before afterwards, also if the body raises.
 
-    No weight is copied or changed: applying and undoing cost nothing, so many plans can be evaluated on one model.
+    No weight is changed, and none copied but those that an operation makes anew: dropping layers and undoing it cost
+    nothing, so many plans can be evaluated on one model.
 
     Raises:
         PlanError: the plan was made for another model, or an operation does not fit.
@@ -68,6 +81,9 @@ def record_kept(config: Any, plan: Plan) -> None:
         "removed_layers": sorted(removed),
         "plan_digest": plan.digest,
     }
+    words = {op.op for op in canonical_ops(plan.ops) if not isinstance(op, DropLayer)}
+    if words := words | set(before.get("operations", ())):
+        config.prunebench["operations"] = sorted(words)
 
 
 def check_fits(loaded: LoadedModel, plan: Plan) -> None:
@@ -76,6 +92,8 @@ def check_fits(loaded: LoadedModel, plan: Plan) -> None:
     Raises:
         PlanError: with what differs.
     """
+    if getattr(loaded.decoder, MARK, None) is not None:
+        raise PlanError("the layers of this model were changed by a plan before: load the dense model")
     have = len(loaded.layers)
     if have != loaded.info.n_layers:
         raise PlanError(
@@ -84,40 +102,179 @@ def check_fits(loaded: LoadedModel, plan: Plan) -> None:
     plan.check_target(loaded.info)
 
 
-def _apply(loaded: LoadedModel, plan: Plan) -> Any:
-    """Make the change; returns a function that undoes it."""
-    from torch import nn
-
-    if plan.is_empty:
-        return lambda: None
-    decoder, config = loaded.decoder, loaded.adapter.text_config(loaded.model)
-    layers, kept = decoder.layers, plan.kept_layers
-    new_config = config_changes(config, kept, len(layers))
-    new_attributes = module_changes(decoder, kept, len(layers))
-    undo_log: list[Callable[[], None]] = []
-
-    def assign(owner: Any, name: str, value: Any) -> None:
-        before = getattr(owner, name)
-        undo_log.append(lambda: setattr(owner, name, before))
-        setattr(owner, name, value)
-
-    def undo() -> None:
-        for step in reversed(undo_log):
-            step()
-
+def _apply(loaded: LoadedModel, plan: Plan) -> Callable[[], None]:
+    """Make the change, the family's own part of it too; returns a function that undoes it."""
+    config = loaded.adapter.text_config(loaded.model)
+    undo = apply_plan(loaded.decoder, config, plan, range(plan.target.n_layers))
+    if not plan.removed_layers:
+        return undo
     try:
-        assign(decoder, "layers", nn.ModuleList([layers[layer] for layer in kept]))
-        for position, layer in enumerate(kept):
-            for module in layers[layer].modules():
-                if isinstance(getattr(module, "layer_idx", None), int):
-                    assign(module, "layer_idx", position)
-        for name, value in new_attributes.items():
-            assign(decoder, name, value)
-        for name, value in new_config.items():
-            assign(config, name, value)
-        if family_undo := loaded.adapter.layers_removed(loaded.model, kept):
-            undo_log.append(family_undo)
+        family_undo = loaded.adapter.layers_removed(loaded.model, plan.kept_layers)
     except BaseException:
         undo()
         raise
-    return undo
+
+    def undo_both() -> None:
+        if family_undo:
+            family_undo()
+        undo()
+
+    return undo_both
+
+
+class _Changes:
+    """Attributes that were set, so that they can be set back."""
+
+    def __init__(self) -> None:
+        self._log: list[Callable[[], None]] = []
+
+    def assign(self, owner: Any, name: str, value: Any) -> None:
+        if hasattr(owner, name):
+            before = getattr(owner, name)
+            self._log.append(lambda: setattr(owner, name, before))
+        else:
+            self._log.append(lambda: delattr(owner, name))
+        setattr(owner, name, value)
+
+    def undo(self) -> None:
+        while self._log:
+            self._log.pop()()
+
+
+def apply_plan(decoder: nn.Module, config: Any, plan: Plan, present: Sequence[int]) -> Callable[[], None]:
+    """Do what `plan` says to the layers of a decoder; returns a function that undoes it.
+
+    `pruned` and `prune` check that plan and model fit; this is their common part, and that of loading with a plan.
+
+    Args:
+        decoder: the module with ``layers``.
+        config: the configuration that it reads.
+        plan: what to do; original ids.
+        present: original ids of the layers that the decoder has, ascending: all, or those that were loaded.
+
+    Raises:
+        PlanError: an operation does not fit the model, which is then as it was.
+    """
+    import torch
+
+    changes = _Changes()
+    if plan.is_empty:
+        return changes.undo
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            _change_layers(decoder, config, plan, list(present), changes)
+    except BaseException:
+        changes.undo()
+        raise
+    return changes.undo
+
+
+def _change_layers(decoder: Any, config: Any, plan: Plan, present: list[int], changes: _Changes) -> None:
+    from torch import nn
+
+    at = dict(zip(present, decoder.layers, strict=True))
+    kept = plan.kept_layers
+    positions = [present.index(layer) for layer in kept]
+    goes = len(positions) < len(present)
+    # Looked at first: what cannot be said of the layers that stay is refused before anything is made.
+    new_config = config_changes(config, positions, len(present)) if goes else {}
+    new_attributes = module_changes(decoder, positions, len(present)) if goes else {}
+    standing = {layer: at[layer] for layer in kept}
+    if not plan.only_drops:
+        _change_weights(plan, config, at, standing, changes)
+        changes.assign(decoder, MARK, plan.digest)
+    if goes or any(standing[layer] is not at[layer] for layer in kept):
+        changes.assign(decoder, "layers", nn.ModuleList([standing[layer] for layer in kept]))
+    for owner, values in ((decoder, new_attributes), (config, new_config)):
+        for name, value in values.items():
+            changes.assign(owner, name, value)
+    _number(plan, decoder, config, standing, changes)
+
+
+def _change_weights(
+    plan: Plan, config: Any, at: Mapping[int, nn.Module], standing: dict[int, nn.Module], changes: _Changes
+) -> None:
+    """Everything but dropping whole layers, in the order that `prunebench.ops` states; `standing` gets new layers."""
+    from torch import nn
+
+    from prunebench.surgery_modules import NoPart, replacement
+    from prunebench.surgery_weights import folded, given, merged
+
+    tensors, ops = plan.need_tensors(), canonical_ops(plan.ops)
+    shared = _shared_modules(standing.values())
+    for op in ops:
+        if isinstance(op, ReplaceBlock):
+            _refuse_cross_attention(op.start, at, config, op.module != "decoder_layer")
+            standing[op.start] = replacement(op, at[op.start], config, tensors.group(op.tensors))
+    for op in ops:
+        if isinstance(op, Merge):
+            _put(at[op.into], op.into, merged(op, at), shared, changes)
+    for layer, name in plan.removed_sublayers:
+        part = need_part(at[layer], layer, name)
+        _refuse_cross_attention(layer, at, config, name == "attention")
+        if id(at[layer]) in shared:
+            raise PlanError(f"layer {layer} is the same module as another layer: it cannot be changed alone")
+        before = getattr(at[layer], part.child)
+        changes.assign(at[layer], part.child, NoPart(before, part).train(before.training))
+        for norm in part.norms:
+            changes.assign(at[layer], norm, nn.Identity())
+    for op in sorted((op for op in ops if isinstance(op, Fold)), key=lambda op: op.side, reverse=True):
+        layer = standing[op.layer]
+        _put(layer, op.layer, folded(op, layer, tensors.torch(op.tensor)), shared, changes, tied=False)
+    for op in ops:
+        if isinstance(op, SetWeights):
+            layer = standing[op.layer]
+            _put(layer, op.layer, given(op, layer, tensors.group(op.tensors)), shared, changes)
+
+
+def _put(
+    layer: nn.Module,
+    number: int,
+    values: Mapping[str, nn.Parameter],
+    shared: frozenset[int],
+    changes: _Changes,
+    tied: bool = True,
+) -> None:
+    """Put parameters into the place of others; with `tied`, also under other names that they have in this layer."""
+    before = dict(layer.named_parameters(remove_duplicate=False))
+    for name, new in values.items():
+        same = [other for other in before if tied and before[other] is before[name] and other not in values]
+        for each in (name, *same):
+            path, _, own = each.rpartition(".")
+            owner = layer.get_submodule(path)
+            if id(owner) in shared:
+                raise PlanError(
+                    f"layer {number} shares {path or 'itself'!r} with another layer: neither can be changed"
+                )
+            changes.assign(owner, own, new)
+
+
+def _shared_modules(layers: Any) -> frozenset[int]:
+    """Modules that stand in several places: changing one would change the others."""
+    counts = Counter(id(module) for layer in layers for module in layer.modules())
+    return frozenset(module for module, count in counts.items() if count > 1)
+
+
+def _refuse_cross_attention(layer: int, at: Mapping[int, nn.Module], config: Any, takes_attention: bool) -> None:
+    """A decoder passes over such a layer where nothing was put into its cache: it needs its attention to run at all."""
+    crossed = getattr(config, "cross_attention_layers", None) or ()
+    if takes_attention and list(at).index(layer) in crossed:
+        raise PlanError(f"layer {layer} is a cross-attention layer: it runs with its attention or not at all, drop it")
+
+
+def _number(plan: Plan, decoder: Any, config: Any, standing: Mapping[int, nn.Module], changes: _Changes) -> None:
+    """Give each layer its position, and each attention its place in the cache."""
+    without = without_attention(plan.ops)
+    slots: list[int | None] = list(range(len(standing)))
+    if without:
+        kinds = cache_kinds(config, len(standing))
+        crossed = getattr(config, "cross_attention_layers", None) or ()
+        slots, said = cache_slots([layer not in without for layer in standing], kinds, crossed)
+        if said is not None and said != kinds:
+            changes.assign(config, "layer_types", type(config.layer_types)(said))
+    for position, (layer, slot) in enumerate(zip(standing.values(), slots, strict=True)):
+        part = layer_parts(layer).get("attention") if without and slot is not None else None
+        mixers = set(getattr(layer, part.child).modules()) if part else set(layer.modules()) - {layer}
+        for module in layer.modules():
+            if isinstance(getattr(module, "layer_idx", None), int):
+                changes.assign(module, "layer_idx", position if slot is None or module not in mixers else slot)

@@ -94,7 +94,7 @@ def test_weights_that_are_not_numbers_fail_where_hidden_states_are_read(tmp_path
     edit(folder, lambda tensors: tensors[LAYER_5].fill_(float("nan")))
     result = run(tmp_path / "out", "--model-path", folder)
     assert result.exit_code == 1
-    record = records_of(tmp_path / "out")["cosine at 2 layers"]
+    record = records_of(tmp_path / "out")["bi at 2 layers"]
     assert record.status == "failed" and "hidden states are not finite (output of layer 5, sample" in record.error
     assert "\n" not in record.error and not leftovers(tmp_path / "out")
     assert not list((tmp_path / "out").glob("traces/*"))
@@ -181,7 +181,7 @@ RECORD_DAMAGE = {
 @pytest.mark.parametrize("damage", RECORD_DAMAGE.values(), ids=RECORD_DAMAGE.keys())
 def test_a_damaged_record_is_put_aside_and_its_cell_runs_again(out, damage):
     before = records_of(out)
-    path = out / "records" / f"{before['cosine at 2 layers'].id}.json"
+    path = out / "records" / f"{before['bi at 2 layers'].id}.json"
     other = out / "records" / f"{before['dense at sparsity 0'].id}.json"
     sound = path.read_bytes()
     stamp = other.stat().st_mtime_ns

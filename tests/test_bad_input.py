@@ -124,7 +124,7 @@ def test_fewer_samples_than_neighbours(tmp_path):
 
 def test_a_calibration_domain_that_does_not_exist(tmp_path):
     result = run(tmp_path, "--calibration-domain", "cooking", strategy="cosine")
-    assert "cooking" in failed(tmp_path, result, "cosine at 2 layers")
+    assert "cooking" in failed(tmp_path, result, "bi at 2 layers")
 
 
 def test_the_plan_command_says_the_same_and_stops(tmp_path):

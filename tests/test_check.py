@@ -74,14 +74,14 @@ def test_files_given_before_are_kept(tmp_path):
 
 def test_a_name_and_its_alias_are_one_thing():
     found = reports("topo", "topology", "cosine")
-    assert list(found) == [("strategy", "topo"), ("plugin", "topology"), ("strategy", "cosine")]
+    assert list(found) == [("strategy", "topo"), ("plugin", "topology"), ("strategy", "bi")]
     assert all(report["ok"] for report in found.values())
 
 
 def test_a_plugin_by_name_is_all_that_it_provides():
     found = reports("baselines")
     assert found.pop(("plugin", "baselines"))["ok"]
-    assert {name for _, name in found} >= {"dense", "random", "first_n", "last_n", "even_spacing", "cosine"}
+    assert {name for _, name in found} >= {"dense", "random", "first_n", "last_n", "even_spacing", "bi"}
     assert all(report["ok"] for report in found.values())
 
 
@@ -93,7 +93,7 @@ def test_models_and_datasets_are_checked_too():
 
 
 def test_strategies_are_checked_on_the_models_that_are_asked_for():
-    found = reports("cosine", "--model", "testbed", "--model", "tiny-llama")["strategy", "cosine"]
+    found = reports("cosine", "--model", "testbed", "--model", "tiny-llama")["strategy", "bi"]
     assert found["ok"] and {check["on"] for check in found["checks"]} == {"", "testbed", "tiny-llama"}
 
 

@@ -17,8 +17,8 @@ from prunebench.store import load_records
 from tests.commands import TINY, error_line, invoke, records_of, strategy_plugin
 
 LABELS = [
-    "cosine at sparsity 0.25",
-    "cosine at sparsity 0.5",
+    "bi at sparsity 0.25",
+    "bi at sparsity 0.5",
     "dense at sparsity 0",
     "topo at sparsity 0.25",
     "topo at sparsity 0.5",
@@ -110,7 +110,7 @@ def test_a_run_gives_a_record_per_cell_one_trace_and_a_table(demo):
     (trace,) = (out / "traces").iterdir()
     assert Trace.load(trace).meta.n_samples == 40
     table = (out / "leaderboard.md").read_text(encoding="utf-8")
-    assert result.stdout == table and "`topo`" in table and "`cosine`" in table
+    assert result.stdout == table and "`topo`" in table and "`bi`" in table
     assert "load testbed" in result.stderr and "load testbed" not in result.stdout
 
 
@@ -182,7 +182,10 @@ def test_controls_come_along_and_chance_is_a_band(tmp_path):
     labels = [line.split("  ")[-1] for line in shown.splitlines()]
     assert sorted(labels) == sorted(
         ["dense at sparsity 0", "random at 4 layers", "random seed 1 at 4 layers", "random seed 2 at 4 layers"]
-        + [f"{name} at 4 layers" for name in ("first_n", "last_n", "even_spacing", "cosine")]
+        + [
+            f"{name} at 4 layers"
+            for name in ("first_n", "last_n", "last_n_keep_final", "middle_n", "even_spacing", "bi")
+        ]
     )
 
 
@@ -243,13 +246,13 @@ def test_a_saved_plan_is_the_plan_of_the_run(demo, tmp_path):
     result = invoke(*asked, "-s", "cosine", "--sparsity", 0.5, "--save", path, "--json")
     assert result.exit_code == 0, result.output
     saved = Plan.load(path)
-    assert saved.digest == records_of(out)["cosine at sparsity 0.5"].plan.digest
+    assert saved.digest == records_of(out)["bi at sparsity 0.5"].plan.digest
     (told,) = json.loads(result.stdout)
     assert Plan.model_validate(told) == saved
     several = invoke(*asked, "-s", "cosine", "-s", "topo", "--sparsity", 0.5, "--save", path)
     assert "--save writes one plan, this command makes 2" in error_line(several)
     many = json.loads(invoke(*asked, "-s", "cosine", "-s", "topo", "--layers", 2, "--layers", 3, "--json").stdout)
-    assert [len(plan["ops"]) for plan in many] == [2, 2, 3, 3]
+    assert [len(plan["ops"]) for plan in many["plans"]] == [2, 2, 3, 3]
 
 
 def test_figures_are_drawn_of_what_the_strategy_saw(demo, tmp_path):

@@ -47,6 +47,7 @@ MATTERS = {
     "calibration": CalibrationSpec(dataset="pictures", n=65),
     "calibration_revision": "c2",
     "latency": LatencySpec(rounds=8),
+    "recovery": {"method": "replaceme"},
 }
 
 

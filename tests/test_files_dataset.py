@@ -172,7 +172,7 @@ def test_a_run_on_files(tmp_path):
     assert invoke("--plugin", plugin, *arguments, *files).exit_code == 0
     dense = records_of(tmp_path / "out")["dense at sparsity 0"]
     assert dense.tasks[0].n == 12 and dense.tasks[0].score >= 0.75  # the model knows these pictures
-    calibrated = records_of(tmp_path / "out")["cosine at 2 layers"].cell.calibration
+    calibrated = records_of(tmp_path / "out")["bi at 2 layers"].cell.calibration
     assert calibrated.dataset == FilesDataset(path).label
     line = error_line(
         invoke("plan", "-m", "testbed", "-s", "cosine", "--layers", 2, "--calibration", "files:gone.jsonl")

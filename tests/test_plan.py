@@ -148,7 +148,7 @@ REFUSED = {
     "unknown operation": (changed(ops=[{"op": "halve_layer", "layer": 1}]), "drop_layer"),
     "unknown field": (changed(surprise=1), "surprise"),
     "unknown field of an operation": (changed(ops=[{"op": "drop_layer", "layer": 1, "half": True}]), "half"),
-    "layer in words": (changed(ops=[{"op": "drop_layer", "layer": "one"}]), "ops.0.layer"),
+    "layer in words": (changed(ops=[{"op": "drop_layer", "layer": "one"}]), "ops.0.drop_layer.layer"),
     "no target": (json.dumps({"ops": []}), "target"),
     "layer out of range": (changed(ops=[{"op": "drop_layer", "layer": 8}]), "layer 8 does not exist"),
     "layer twice": (changed(ops=[{"layer": 2}, {"layer": 2}]), "touch layer 2"),

@@ -40,7 +40,11 @@ def test_there_are_commands_to_run():
     assert "prunebench run --strategy topo --model testbed --sparsity 0.5 --controls" in COMMANDS
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    # Every strategy, also those that ask the model again and again, takes its time.
+    "command",
+    [pytest.param(line, marks=pytest.mark.slow) if "--strategy all" in line else line for line in COMMANDS],
+)
 def test_commands(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     method = next(code for code in PYTHON if code.startswith("# my_method.py"))

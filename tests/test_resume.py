@@ -32,7 +32,7 @@ class Killer(ScoreStrategy):
 def prunebench_register_strategies(register):
     register(Killer)
 """
-FINISHED = ["cosine at sparsity 0.5", "dense at sparsity 0"]
+FINISHED = ["bi at sparsity 0.5", "dense at sparsity 0"]
 ALL = [*FINISHED, "killer at sparsity 0.5", "last_n at sparsity 0.5"]
 
 

@@ -8,8 +8,9 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from prunebench_baselines.controls import EvenSpacing, FirstN, LastN, Random
-from prunebench_baselines.cosine import Cosine
+from prunebench_baselines.bi import BlockInfluence
+from prunebench_baselines.controls import EvenSpacing, FirstN, LastN, LastNKeepFinal, MiddleN, Random
+from prunebench_baselines.llm_drop import LLMDrop
 from prunebench_models.testbed.adapter import Testbed
 from prunebench_models.testbed.data import TestbedDataset
 from prunebench_topology.strategy import Topology
@@ -20,7 +21,10 @@ from prunebench.errors import BudgetError, CalibrationError, PruneBenchError, Un
 from prunebench.plugins import get_plugins
 from tests.tiny_plugin import TinyLlama, TinyText
 
-STRATEGIES = ("topo", "dense", "random", "first_n", "last_n", "even_spacing", "cosine")
+CONTROLS = ("dense", "random", "first_n", "last_n", "last_n_keep_final", "middle_n", "even_spacing")
+SIMILARITY = ("bi", "angular", "llm_streamline", "domain_aware", "interlace", "llm_drop", "fuse")
+STRATEGIES = ("topo", *CONTROLS, *SIMILARITY)
+SCORED = tuple(name for name in STRATEGIES if name not in ("dense", "even_spacing"))
 MODELS = {"testbed": (Testbed, TestbedDataset), "tiny-llama": (TinyLlama, TinyText)}
 
 
@@ -41,9 +45,11 @@ def context(case, sparsity, seed=0):
     return PlanContext(model=loaded.info, budget=Budget(value=sparsity), trace=trace, seed=seed)
 
 
-def test_the_matrix_names_every_strategy_there_is():
-    registry = get_plugins().registry("strategies")
-    assert {entry.value.name for entry in registry.values()} == set(STRATEGIES)
+def test_the_matrix_names_every_strategy_that_reads_a_trace_alone():
+    """Those that ask the model itself, and those that do more than drop, have matrices of their own."""
+    found = {entry.value.name: entry.value for entry in get_plugins().registry("strategies").values()}
+    assert set(STRATEGIES) <= set(found)
+    assert not any(found[name]().needs_model for name in STRATEGIES)
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -54,7 +60,7 @@ def test_contract(case, name):
     before = {key: value.clone() for key, value in loaded.model.state_dict().items()}
     with torch.inference_mode():
         dense = loaded.adapter.forward(loaded, inputs)
-    for sparsity in (0.0, 0.25, 0.5):
+    for sparsity in (0.0, 0.25) if name == "interlace" else (0.0, 0.25, 0.5):  # at most one layer of three goes
         asked = context(case, sparsity)
         plan = strategy.plan(asked)
         count = 0 if name == "dense" else asked.n_remove
@@ -76,11 +82,12 @@ def test_contract(case, name):
     assert all(torch.equal(after[key], before[key]) for key in before)
 
 
-@pytest.mark.parametrize("name", [name for name in STRATEGIES if name not in ("dense", "even_spacing")])
+@pytest.mark.parametrize("name", SCORED)
 def test_protected_layers_of_the_architecture_stay(case, name):
     loaded, trace, _ = case
     info = loaded.info.model_copy(update={"protected": (0, 1, loaded.info.n_layers - 1)})
-    asked = PlanContext(model=info, budget=Budget(value=0.5), trace=trace)
+    share = 0.15 if name == "interlace" else 0.5
+    asked = PlanContext(model=info, budget=Budget(value=share), trace=trace)
     assert not set(get_plugins().get("strategies", name)().plan(asked).removed_layers) & set(info.protected)
 
 
@@ -89,6 +96,9 @@ def test_controls_by_their_definition(case):
     half = context(case, 0.5)
     assert FirstN().plan(half).removed_layers == tuple(range(n_layers // 2))
     assert LastN().plan(half).removed_layers == tuple(range(n_layers - n_layers // 2, n_layers))
+    assert LastNKeepFinal().plan(half).removed_layers == tuple(range(n_layers - n_layers // 2 - 1, n_layers - 1))
+    start = (n_layers - n_layers // 2 + 1) // 2  # of an odd number of layers that stay, one more before the gap
+    assert MiddleN().plan(half).removed_layers == tuple(range(start, start + n_layers // 2))
     even = EvenSpacing().plan(half).removed_layers
     assert {b - a for a, b in itertools.pairwise(even)} == {2}
     draws = {Random().plan(context(case, 0.5, seed)).removed_layers for seed in range(5)}
@@ -106,7 +116,7 @@ def test_random_is_uniform():
     assert np.abs(counts / draws - 1 / 3).max() < 5 * np.sqrt((1 / 3) * (2 / 3) / draws)
 
 
-def test_cosine_equals_a_plain_computation(case):
+def test_bi_equals_a_plain_computation(case):
     """Mean over all tokens of cos(h_l, h_{l+1}) in float64, from the definition."""
     from prunebench.calibration.collect import hidden_states
 
@@ -121,11 +131,11 @@ def test_cosine_equals_a_plain_computation(case):
         inner = (states[:-1] * states[1:]).sum(-1)
         total += (inner / np.linalg.norm(states[:-1], axis=-1) / np.linalg.norm(states[1:], axis=-1)).sum(1)
         tokens += states.shape[1]
-    scores = Cosine().score(PlanContext(model=loaded.info, budget=Budget(value=0.5), trace=trace))
+    scores = BlockInfluence().score(PlanContext(model=loaded.info, budget=Budget(value=0.5), trace=trace))
     np.testing.assert_allclose(scores, total / tokens, atol=1e-5)
 
 
-def test_cosine_removes_an_identity_layer_first():
+def test_bi_removes_an_identity_layer_first():
     loaded = TinyLlama().load()
     for name in ("o_proj", "down_proj"):
         for module_name, module in loaded.layers[3].named_modules():
@@ -133,11 +143,34 @@ def test_cosine_removes_an_identity_layer_first():
                 module.weight.data.zero_()
     trace = calibrate(loaded, TinyText().samples("calibration", 20), frozenset({"token_cosine"}))
     asked = PlanContext(model=loaded.info, budget=Budget(value=1, unit="layers"), trace=trace)
-    assert Cosine().plan(asked).removed_layers == (3,)
+    assert BlockInfluence().plan(asked).removed_layers == (3,)
+
+
+@pytest.mark.parametrize("part", ["attention", "mlp"])
+def test_llm_drop_removes_parts_of_layers(case, part):
+    """The sub-layers that turn the residual stream least, computed from the model; the others stay."""
+    loaded, _, inputs = case
+    samples = MODELS[loaded.info.name][1]().samples("calibration", 12)
+    strategy = LLMDrop(part=part)
+    asked = context((loaded, calibrate(loaded, samples, strategy.requires()), inputs), 0.25)
+    plan = strategy.plan(asked)
+    found = np.array(plan.scores.values)
+    order = sorted(range(len(found)), key=lambda layer: (-found[layer], -layer))
+    assert plan.removed_sublayers == tuple((layer, part) for layer in sorted(order[: asked.n_remove]))
+    assert plan.kind == strategy.kind == "sublayers" and LLMDrop().kind == "layers"
+    assert plan.removed_layers == () and plan.budget.achieved.sublayers_removed == asked.n_remove
+    assert (plan.budget.achieved.kv_bytes_per_token > 0) == (part == "attention")
+    with torch.inference_mode():
+        dense = loaded.adapter.forward(loaded, inputs)
+        with pruned(loaded, plan):
+            assert not torch.equal(loaded.adapter.forward(loaded, inputs), dense)
+        assert torch.equal(loaded.adapter.forward(loaded, inputs), dense)
 
 
 VARIANTS = [
     {"select": "contiguous"},
+    {"select": "greedy"},
+    {"select": "global_threshold"},
     {"points": "mean"},
     {"points": "aggregator"},
     {"alpha": 0.5},
@@ -224,12 +257,14 @@ def test_too_much_asked(case):
     with pytest.raises(BudgetError, match=f"{count} layers asked for, but only {count - 1} of"):
         Topology().plan(asked)
     with pytest.raises(BudgetError, match="at least one has to stay"):
-        Cosine().plan(PlanContext(model=loaded.info, budget=Budget(value=count + 1, unit="layers"), trace=trace))
+        BlockInfluence().plan(
+            PlanContext(model=loaded.info, budget=Budget(value=count + 1, unit="layers"), trace=trace)
+        )
 
 
 def test_parameters_are_checked():
     with pytest.raises(UnknownName, match="did you mean 'independent'"):
-        Cosine.from_params({"select": "independant"})
+        BlockInfluence.from_params({"select": "independant"})
     for params in ({"k": "0"}, {"k": "many"}, {"alpha": "x"}, {"metric": "manhattan"}, {"sigma": "-1"}):
         with pytest.raises(PruneBenchError, match=f"topo: {next(iter(params))}="):
             Topology.from_params(params)

@@ -10,7 +10,7 @@ from prunebench.budget import Budget
 from prunebench.plan import Plan
 from prunebench.strategy import PlanContext, ScoreStrategy, Strategy
 
-__all__ = ["Dense", "EvenSpacing", "FirstN", "LastN", "Random"]
+__all__ = ["Dense", "EvenSpacing", "FirstN", "LastN", "LastNKeepFinal", "MiddleN", "Random"]
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,7 @@ class Dense(Strategy):
     """Removes nothing: the row that all others are measured against."""
 
     name = "dense"
+    in_all = False
 
     def plan(self, context: PlanContext) -> Plan:
         context.budget = Budget(value=0.0)
@@ -29,6 +30,7 @@ class Random(ScoreStrategy):
     """Removes layers drawn uniformly without replacement; shown as a band over seeds."""
 
     name = "random"
+    in_all = False
     control = True
     stochastic = True
     meaning = "a random permutation of the layers"
@@ -59,6 +61,30 @@ class LastN(ScoreStrategy):
 
     def score(self, context: PlanContext) -> np.ndarray:
         return np.arange(context.model.n_layers, dtype=float)
+
+
+@dataclass(frozen=True)
+class LastNKeepFinal(LastN):
+    """Removes the n layers before the very last one, which stays: the simple baseline of arXiv 2403.17887."""
+
+    name = "last_n_keep_final"
+    paper = "https://arxiv.org/abs/2403.17887"
+
+    def never_removed(self, context: PlanContext) -> frozenset[int]:
+        return frozenset({context.model.n_layers - 1})
+
+
+@dataclass(frozen=True)
+class MiddleN(ScoreStrategy):
+    """Removes the n layers nearest to the middle of the depth."""
+
+    name = "middle_n"
+    control = True
+    meaning = "nearness to the middle"
+
+    def score(self, context: PlanContext) -> np.ndarray:
+        n_layers = context.model.n_layers
+        return -np.abs(np.arange(n_layers) - (n_layers - 1) / 2)
 
 
 @dataclass(frozen=True)

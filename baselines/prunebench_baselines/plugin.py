@@ -7,8 +7,31 @@ from prunebench.hookspecs import hookimpl
 
 @hookimpl
 def prunebench_register_strategies(register):
-    from prunebench_baselines.controls import Dense, EvenSpacing, FirstN, LastN, Random
-    from prunebench_baselines.cosine import Cosine
+    from prunebench_baselines.angular import Angular
+    from prunebench_baselines.bi import BlockInfluence
+    from prunebench_baselines.blockpruner import BlockPruner
+    from prunebench_baselines.controls import Dense, EvenSpacing, FirstN, LastN, LastNKeepFinal, MiddleN, Random
+    from prunebench_baselines.domain_aware import DomainAware
+    from prunebench_baselines.finercut import FinerCut
+    from prunebench_baselines.fuse import Fuse
+    from prunebench_baselines.interlace import Interlace
+    from prunebench_baselines.laco import LaCo
+    from prunebench_baselines.llm_drop import LLMDrop
+    from prunebench_baselines.llm_streamline import LLMStreamline
+    from prunebench_baselines.magnitude import Magnitude
+    from prunebench_baselines.mka import MKA
+    from prunebench_baselines.oracle_loo import LeaveOneOut
+    from prunebench_baselines.replaceme import ReplaceMe
+    from prunebench_baselines.short_lvlm import ShortLVLM
+    from prunebench_baselines.shortened_ppl import ShortenedPPL
+    from prunebench_baselines.shortened_taylor import ShortenedTaylor
+    from prunebench_baselines.sleb import SLEB
 
-    for strategy in (Dense, Random, FirstN, LastN, EvenSpacing, Cosine):
-        register(strategy)
+    for control in (Dense, Random, FirstN, LastN, LastNKeepFinal, MiddleN, EvenSpacing):
+        register(control)
+    for similarity in (BlockInfluence, Angular, LLMStreamline, DomainAware, Interlace, LLMDrop, Fuse):
+        register(similarity)
+    for compensated in (ShortLVLM, ReplaceMe):
+        register(compensated)
+    for loss_driven in (ShortenedPPL, ShortenedTaylor, SLEB, BlockPruner, FinerCut, LaCo, MKA, Magnitude, LeaveOneOut):
+        register(loss_driven)

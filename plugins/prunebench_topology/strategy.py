@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -84,32 +85,7 @@ class Topology(ScoreStrategy):
         return frozenset({f"points.{self.points}"})
 
     def score(self, context: PlanContext) -> ScoreTable:
-        from prunebench_topology.scoring import topology_scores
-
-        points = context.need_trace()[f"points.{self.points}"].transpose(1, 0, 2)  # (L, N, d)
-        if points.shape[1] <= self.k:
-            raise CalibrationError(
-                f"topo: {points.shape[1]} calibration samples are too few for k={self.k}: "
-                f"give at least {self.k + 1}, or lower -P k"
-            )
-        try:
-            result = topology_scores(
-                points,
-                k=self.k,
-                metric=self.metric,
-                alpha=self.alpha,
-                p={"1": 1, "0": 0}.get(self.p, "both"),
-                mode=self.mode,
-                zigzag=self.zigzag,
-                epi=self.epi,
-                sigma=self.sigma,
-                weight=self.weight,
-                engine=self.engine,
-                bootstrap=self.bootstrap,
-                seed=context.seed,
-            )
-        except (ValueError, ImportError) as error:  # ImportError: an optional engine, with the command that adds it
-            raise BadParameter(f"topo: {error}") from error
+        result = self._scores(context, range(context.model.n_layers), self.bootstrap)
         if result.fallback:
             context.warnings.append(f"topo: {result.fallback}")
         context.notes["seconds"] = {stage: round(value, 4) for stage, value in result.seconds.items()}
@@ -124,6 +100,48 @@ class Topology(ScoreStrategy):
             meaning=self.meaning,
             columns={name: tuple(float(v) for v in values) for name, values in columns.items()},
         )
+
+    def rescore(self, context: PlanContext, removed: tuple[int, ...]) -> np.ndarray:
+        """The same score on the layers that remain, moved together: their zigzag skips the layers that are gone.
+
+        The points stay those of the dense model: what the remaining layers would make of other inputs is not asked.
+        """
+        kept = [layer for layer in range(context.model.n_layers) if layer not in set(removed)]
+        result = self._scores(context, kept, 0)
+        if result.fallback and not any(line.startswith("topo: ") for line in context.warnings):  # said once
+            context.warnings.append(f"topo: with {len(kept)} layers left: {result.fallback}")
+        values = np.full(context.model.n_layers, np.nan)
+        values[kept] = result.scores
+        return values
+
+    def _scores(self, context: PlanContext, layers: Sequence[int], bootstrap: int) -> TopologyResult:
+        """The engine's result on the outputs of these layers."""
+        from prunebench_topology.scoring import topology_scores
+
+        points = context.need_trace()[f"points.{self.points}"][:, list(layers)].transpose(1, 0, 2)  # (layers, N, d)
+        if points.shape[1] <= self.k:
+            raise CalibrationError(
+                f"topo: {points.shape[1]} calibration samples are too few for k={self.k}: "
+                f"give at least {self.k + 1}, or lower -P k"
+            )
+        try:
+            return topology_scores(
+                points,
+                k=self.k,
+                metric=self.metric,
+                alpha=self.alpha,
+                p={"1": 1, "0": 0}.get(self.p, "both"),
+                mode=self.mode,
+                zigzag=self.zigzag,
+                epi=self.epi,
+                sigma=self.sigma,
+                weight=self.weight,
+                engine=self.engine,
+                bootstrap=bootstrap,
+                seed=context.seed,
+            )
+        except (ValueError, ImportError) as error:  # ImportError: an optional engine, with the command that adds it
+            raise BadParameter(f"topo: {error}") from error
 
     def plan(self, context: PlanContext) -> Plan:
         from prunebench_topology.consistency import epsilon_interval

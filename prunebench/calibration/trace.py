@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from prunebench import jsonio
-from prunebench.errors import CalibrationError, StoreError
+from prunebench.errors import CalibrationError, StoreError, UsageError
 from prunebench.plan import first_problem
 
 __all__ = ["Trace", "TraceMeta", "trace_key"]
@@ -22,7 +22,8 @@ class TraceMeta(BaseModel):
     """Identity and cost of a trace.
 
     ``key`` names the file: it hashes model revision, dtype, samples and code version of the statistics. ``groups`` are
-    the token groups in the order of the arrays' group axis.
+    the token groups in the order of the arrays' group axis. ``unavailable`` are the statistics that were asked for
+    and that this architecture does not give, with the reason.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,6 +43,7 @@ class TraceMeta(BaseModel):
     sample_ids: tuple[str, ...]
     tokens: int
     seconds: float
+    unavailable: dict[str, str] = {}
 
 
 def trace_key(model: str, revision: str, dtype: str, fingerprint: str) -> str:
@@ -62,12 +64,25 @@ class Trace:
     ``token_cosine``      ``token_cosine``         (N, G, L+1, L+1) sum over a group's tokens of cos(h_a[t], h_b[t])
     ``norms``             ``state_norm``           (N, G, L+1) sum over tokens of ‖h_l[t]‖
     \\                     ``update_norm``          (N, G, L) sum over tokens of ‖h_{l+1}[t] − h_l[t]‖
+    ``sublayer_cosine``   ``sublayer_cosine``      (N, G, L, 2) sum over tokens of the residual's cosine over the
+    \\                     \\                        attention [0] and over the MLP [1]
     ``pooled``            ``pooled``               (N, 3, L+1, d) mean visual, mean text, last state
     ``points.<pooling>``  ``points.<pooling>``     (N, L, d) one point per sample and layer, from layer outputs
+    ``attention_``        ``attention_``           (N, T) importance of each token by attention, mean over layers, in
+    ``importance``        ``importance``           order of position; 0 beyond a sample's tokens
+    ``important_``        ``important_cosine=p``   (N, 3, L) sum of cos(h_l, h_{l+1}) over the share p of the media and
+    ``cosine=p``          \\                        of the text tokens with the highest importance: both, media, text
+    \\                     ``….count``              (N, 3) how many tokens that were
+    ``token_states=m``    ``token_states=m``       (N, m, L+1, d) states of m tokens per sample: see `tokens`
+    ``mlp_outputs=m``     ``mlp_outputs=m``        (N, m, L, d) what each MLP adds to the stream at the same tokens
+    \\                     ``….positions``          (N, m) position in the sample, −1 where it has fewer tokens
+    \\                     ``….groups``             (N, m) 0 visual, 1 audio, 2 text, 3 other, −1 no token
+    \\                     ``….scale``              (N, m, L[+1]) factor of float16 vectors; absent where float32
     (always)              ``token_count``          (N, G) tokens behind each sum
     ===================== ======================== =================================================================
 
     Sums and counts are kept apart, so that token means, sample means and bootstraps over samples come from one pass.
+    A statistic that takes a value has a default: ``token_states`` is ``token_states=16``.
     """
 
     def __init__(self, meta: TraceMeta, arrays: Mapping[str, np.ndarray]) -> None:
@@ -76,6 +91,10 @@ class Trace:
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self.arrays:
+            name = _one_spelling(name)
+        if reason := self.meta.unavailable.get(name):
+            raise CalibrationError(reason)
+        if name not in self.arrays:
             raise CalibrationError(
                 f"the trace holds no {name!r} (it has: {', '.join(sorted(self.arrays))}): "
                 "name it in the strategy's requires()"
@@ -83,7 +102,8 @@ class Trace:
         return self.arrays[name]
 
     def has(self, statistics: frozenset[str]) -> bool:
-        return statistics <= set(self.meta.statistics)
+        """Whether all of `statistics` were collected, in any spelling, or asked for in vain (reading then says why)."""
+        return {_one_spelling(name) for name in statistics} <= {*self.meta.statistics, *self.meta.unavailable}
 
     @property
     def n_layers(self) -> int:
@@ -123,6 +143,25 @@ class Trace:
             return sums[filled].sum(0) / counts[filled].sum()
         return (sums[filled] / counts[filled, None, None]).mean(0)
 
+    def tokens(self, name: str, index: int, rows: np.ndarray | None = None) -> np.ndarray:
+        """Vectors of the kept tokens at one layer or layer boundary, all samples in order, (n, d) float32.
+
+        Two statistics with the same number of tokens per sample keep the same tokens, in the same order.
+
+        Args:
+            name: ``token_states=m`` (boundary `index`, 0..L) or ``mlp_outputs=m`` (layer `index`).
+            index: which.
+            rows: indices of samples; all where None.
+        """
+        values = self[name]
+        name = _one_spelling(name)
+        rows = self.rows() if rows is None else np.asarray(rows)
+        there = self[f"{name}.positions"][rows] >= 0
+        found = values[rows, :, index][there].astype(np.float32)
+        if f"{name}.scale" in self.arrays:
+            found *= self.arrays[f"{name}.scale"][rows, :, index][there][:, None]
+        return found
+
     # -- on disk -----------------------------------------------------------------------------------------------------
 
     def save(self, folder: str | Path) -> Path:
@@ -160,6 +199,16 @@ class Trace:
             return cls(TraceMeta.model_validate_json(header["meta"]), arrays)
         except ValidationError as error:
             raise StoreError(f"trace {path} is of another version ({first_problem(error)}): remove it") from error
+
+
+def _one_spelling(name: str) -> str:
+    """The canonical name of a statistic; what is no statistic's name stays as it is."""
+    from prunebench.calibration.statistics import canonical
+
+    try:
+        return canonical(name)
+    except UsageError:
+        return name
 
 
 def _checksum(arrays: Mapping[str, np.ndarray]) -> str:

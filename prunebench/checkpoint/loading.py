@@ -22,7 +22,8 @@ from prunebench.errors import BadParameter, ModelError, PlanError, PruneBenchErr
 from prunebench.layer_config import config_changes
 from prunebench.measure.cost import describe
 from prunebench.model_info import ModelInfo
-from prunebench.surgery import record_kept
+from prunebench.plan import Plan
+from prunebench.surgery import apply_plan, record_kept
 
 if TYPE_CHECKING:
     import torch
@@ -45,21 +46,22 @@ def load_pretrained(
 
     With `kept`, tensors of other decoder layers are never read: peak memory and bytes read grow with the kept layers
     only, on the CPU, on a GPU and over several devices alike. The result equals the dense model pruned afterwards,
-    bit for bit, and its configuration says so; `config` itself is not changed.
+    bit for bit, and its configuration says so; `config` itself is not changed. What a plan does to the layers that stay
+    is done too.
 
     Args:
         model_class: a ``PreTrainedModel``.
         folder: with ``model.safetensors``, or an index and shards. Keys may have any names that the class can load.
         config: of the dense model.
         options: ``dtype``, ``device``, ``device_map``, ``offload_folder``, ``attn_implementation`` and ``plan`` count.
-        kept: original ids of the layers that stay, ascending; None takes what ``options.plan`` says, or all.
+        kept: original ids of the layers to read, ascending; None takes those that ``options.plan`` needs, or all.
         ignore_unexpected: regular expressions of keys that the model may leave unused.
         find_decoder: module with ``layers`` of a model; the default is that of `ModelAdapter.decoder`.
 
     Raises:
         ModelError: files that are missing or damaged, keys that are missing, unexpected or of another shape, or a
             layer count that is not that of the configuration.
-        PlanError: the plan is for another depth.
+        PlanError: the plan is for another depth, or an operation does not fit the model.
         BadParameter: no such device or dtype.
     """
     folder = Path(folder)
@@ -89,8 +91,6 @@ def load_pretrained(
                     )
                 for name, value in config_changes(decoder.config, kept, n_layers).items():
                     setattr(decoder.config, name, value)
-                if options.plan is not None:
-                    record_kept(shell.config, options.plan)
                 names = renumbered(checkpoint, layer_keys, kept)
                 model, report = _from_tensors(model_class, checkpoint, names, shell.config, arguments)
         except (PruneBenchError, MemoryError):
@@ -100,7 +100,10 @@ def load_pretrained(
                 raise
             raise ModelError(f"cannot load {folder}: {first_line(error)}") from error
     _check_report(folder, report, ignore_unexpected)
-    return model.eval()
+    model.eval()
+    if options.plan is not None and not options.plan.is_empty:
+        _finish(model, (find_decoder or usual_decoder)(model), options.plan, kept or range(n_layers))
+    return model
 
 
 def dense_info(
@@ -166,6 +169,13 @@ def meta_model(model_class: Any, config: Any, dtype: str) -> nn.Module:
     return model
 
 
+def _finish(model: nn.Module, decoder: nn.Module, plan: Plan, present: Sequence[int]) -> None:
+    """What is left to do once the needed layers are there."""
+    if not plan.only_drops or tuple(present) != plan.kept_layers:
+        apply_plan(decoder, decoder.config, plan, present)
+    record_kept(model.config, plan)
+
+
 def _kept(kept: Sequence[int] | None, options: LoadOptions, n_layers: int) -> tuple[int, ...] | None:
     """Layers to read, or None for all of them."""
     if options.plan is not None and options.plan.target.n_layers != n_layers:
@@ -176,7 +186,7 @@ def _kept(kept: Sequence[int] | None, options: LoadOptions, n_layers: int) -> tu
     if kept is None:
         if options.plan is None:
             return None
-        kept = options.plan.kept_layers
+        kept = options.plan.needed_layers
     kept = tuple(kept)
     if not kept or list(kept) != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= n_layers:
         raise PlanError(f"layers to keep must be ascending ids in 0..{n_layers - 1}, at least one, got {list(kept)}")

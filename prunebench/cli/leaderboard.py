@@ -11,6 +11,7 @@ import click
 @click.option("--plot", type=click.Path(dir_okay=False), metavar="FILE.png", help="Also plot accuracy against layers.")
 @click.option("--check", "check_file", type=click.Path(), metavar="FILE.md", help="Exit with 1 if FILE is out of date.")
 @click.option("--title", default=None, metavar="TEXT", help="Heading of the table.")
+@click.option("--highlight", metavar="NAME", help="Tell in words where this strategy stands at each budget.")
 @click.option("--json", "as_json", is_flag=True, help="Print ranks and scores as JSON.")
 @click.pass_context
 def leaderboard(
@@ -20,6 +21,7 @@ def leaderboard(
     plot: str | None,
     check_file: str | None,
     title: str | None,
+    highlight: str | None,
     as_json: bool,
 ) -> None:
     """Rank the strategies in RECORDS: run folders, folders of records, or record files.
@@ -29,31 +31,35 @@ def leaderboard(
       prunebench leaderboard runs/demo --out leaderboards/demo.md
 
       prunebench leaderboard runs/demo --check leaderboards/demo.md
+
+    What `prunebench plan --calibration-draws` left beside the records is shown with them.
     """
     from prunebench import leaderboard as tables
     from prunebench.errors import UsageError
+    from prunebench.robustness import load_robustness
     from prunebench.store import load_records
 
     if check_file and (out or plot or as_json):
         raise UsageError("--check only compares: leave out --out, --plot and --json")
     records = load_records(paths)
     title = title if title is not None else tables.TITLE
+    options = {"highlight": highlight, "robustness": load_robustness(paths)}
     if check_file:
-        if not tables.check(records, check_file, title):
+        if not tables.check(records, check_file, title, **options):
             click.echo(f"{check_file} is out of date: write it again with --out {check_file}", err=True)
             context.exit(1)
         click.echo(f"{check_file} is up to date ({len(records)} records)", err=True)
         return
     if out:
-        tables.write(records, out, title)
+        tables.write(records, out, title, **options)
         click.echo(f"wrote {out}", err=True)
     if plot:
         from prunebench.report.curves import accuracy_curves
 
-        click.echo(f"wrote {accuracy_curves(records, plot)}", err=True)
+        click.echo(f"wrote {accuracy_curves(records, plot, highlight)}", err=True)
     if as_json:
         import json
 
-        click.echo(json.dumps(tables.as_data(records), indent=1, ensure_ascii=False, allow_nan=False))
+        click.echo(json.dumps(tables.as_data(records, highlight), indent=1, ensure_ascii=False, allow_nan=False))
     elif not out:
-        click.echo(tables.build(records, title), nl=False)
+        click.echo(tables.build(records, title, **options), nl=False)

@@ -30,6 +30,13 @@ _OPTIONS = [
     click.option("--n-calibration", type=int, metavar="N", help="Calibration samples (default 512)."),
     click.option("--calibration-seed", type=int, metavar="N", help="Another draw of calibration samples."),
     click.option("--calibration-domain", metavar="NAME", help="Only calibration samples of this domain."),
+    click.option(
+        "--recover",
+        multiple=True,
+        metavar="NAME",
+        help="After pruning: none, replaceme (closed form), layer, layer:ffn, layer:linear or tune; may be repeated.",
+    ),
+    click.option("--recover-tokens", type=int, metavar="N", help="Token budget of the training (default: one epoch)."),
     click.option("--seed", type=int, metavar="N", help="First seed of stochastic strategies (default 0)."),
     click.option("--device", metavar="NAME", help="auto, cpu, cuda:0 (default auto)."),
     click.option("--dtype", metavar="NAME", help="float32, bfloat16 or float16 (default float32)."),

@@ -14,7 +14,7 @@ __all__ = ["run_command"]
 @click.command("run")
 @spec_options
 @click.option(
-    "--controls", is_flag=True, help="Add random (a band over seeds), first-n, last-n, even spacing and cosine."
+    "--controls", is_flag=True, help="Add random (a band over seeds), first-n, last-n, middle-n, even spacing, bi."
 )
 @click.option("--seeds", type=int, metavar="N", help="Draws of each stochastic strategy (default 5).")
 @click.option("--limit", type=int, metavar="N", help="Only the first N questions of each task.")
@@ -49,6 +49,7 @@ def run_command(context: click.Context, dry_run: bool, as_json: bool, no_latency
     from prunebench import leaderboard
     from prunebench.cli.catalogue import warn_of_plugin_errors
     from prunebench.reporter import Reporter
+    from prunebench.robustness import load_robustness
     from prunebench.runner import Session
 
     root = context.find_root()
@@ -61,7 +62,9 @@ def run_command(context: click.Context, dry_run: bool, as_json: bool, no_latency
         return
     records = session.run()
     out = session.store.root / "leaderboard.md"
-    leaderboard.write(records, out)
+    highlight = next(iter(session.strategies)) if spec.strategies and session.strategies else None
+    options = {"highlight": highlight, "robustness": load_robustness([session.store.root])}
+    leaderboard.write(records, out, **options)
     failed = [record for record in records if record.status != "ok"]
     if as_json:
         rows = [
@@ -70,7 +73,7 @@ def run_command(context: click.Context, dry_run: bool, as_json: bool, no_latency
         ]
         click.echo(json.dumps({"leaderboard": str(out), "cells": rows}, indent=1))
     else:
-        click.echo(leaderboard.build(records), nl=False)
+        click.echo(leaderboard.build(records, **options), nl=False)
     reporter.note(f"leaderboard: {out}   records: {session.store.root / 'records'}")
     warn_of_plugin_errors()
     if failed:

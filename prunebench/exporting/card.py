@@ -13,6 +13,7 @@ from prunebench.environment import package_version
 from prunebench.evaluator import TaskResult
 from prunebench.exporting.source import Source
 from prunebench.model_info import ModelInfo
+from prunebench.ops import Fold, Merge, Op, ReplaceBlock, layers_touched
 from prunebench.report.markdown import code, figure, layer_ranges, one_line, percent, size, table
 
 __all__ = ["Card", "kept_runs", "mergekit_recipe", "model_card"]
@@ -92,11 +93,35 @@ def _front(card: Card) -> str:
 
 
 def _what(source: Source, card: Card) -> str:
-    removed, total = len(source.plan.removed_layers), source.plan.target.n_layers
-    return (
-        f"{code(card.base.name)} (revision {code(card.base.revision)}) without {removed} of its {total} decoder "
-        f"layers. The layers that stay have the base model's weights, unchanged; nothing was trained afterwards."
+    plan = source.plan
+    removed, total = len(plan.removed_layers), plan.target.n_layers
+    text = (
+        f"{code(card.base.name)} (revision {code(card.base.revision)}) without {removed} of its {total} decoder layers."
     )
+    if plan.only_drops:
+        return f"{text} The layers that stay have the base model's weights, unchanged; nothing was trained afterwards."
+    changed = sorted({layer for op in plan.ops for layer in layers_touched(op)} & set(plan.kept_layers))
+    return (
+        f"{text} Of the layers that stay, {layer_ranges(changed)} have other weights than the base model's "
+        "(`plan.json` says where they come from); the others are unchanged."
+    )
+
+
+_DEEDS = {
+    "replace_block": "layers replaced by one decoder layer",
+    "merge": "layers merged into one",
+    "fold": "a matrix folded into",
+    "set_weights": "weights set in",
+}
+
+
+def _place(op: Op) -> str:
+    if isinstance(op, ReplaceBlock):
+        return f"{layer_ranges(range(op.start, op.stop))} by {op.start}"
+    if isinstance(op, Merge):
+        terms = zip(op.coefficients, op.sources, strict=True)
+        return f"{op.into} = " + " + ".join(f"{factor:g} · {layer}" for factor, layer in terms)
+    return f"layer {op.layer}" + (f", {code(op.module)}, side {op.side}" if isinstance(op, Fold) else "")
 
 
 def _removed(source: Source, card: Card) -> str:
@@ -104,6 +129,7 @@ def _removed(source: Source, card: Card) -> str:
     rows = [
         ("layers removed (base model's ids, from 0)", layer_ranges(plan.removed_layers)),
         ("layers kept", layer_ranges(plan.kept_layers)),
+        *((_DEEDS[op.op], _place(op)) for op in plan.ops if op.op in _DEEDS),
         ("parameters", f"{card.params:,} of {card.base.model_params:,}"),
         ("weights", f"{size(card.nbytes)} as {card.dtype}"),
     ]

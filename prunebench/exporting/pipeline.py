@@ -65,8 +65,9 @@ def export(
 ) -> ExportReport:
     """Write the pruned model as a checkpoint that plain ``from_pretrained`` loads, or nothing at all.
 
-    The layers that the plan removes are never read. Before the folder appears, a fresh process has loaded it without
-    PruneBench and found no key missing, unexpected or of another shape, the same weights, and the same logits.
+    The layers that the plan removes are never read, but for those that it merges into others. Before the folder
+    appears, a fresh process has loaded it without PruneBench and found no key missing, unexpected or of another shape,
+    the same weights, and the same logits.
 
     Args:
         source: a plan or its file; a record, its file, or its id in `out`; a run folder that holds one plan.
@@ -171,7 +172,8 @@ def _stored_dtype(folder: Path | None) -> str | None:
 def _card(
     target: Path, loaded: LoadedModel, dtype: str, expected: Expected, command: str | None, source: Source
 ) -> Card:
-    more = loaded.adapter.layers_removed(loaded.model, source.plan.kept_layers)
+    removes = bool(source.plan.removed_layers)
+    more = loaded.adapter.layers_removed(loaded.model, source.plan.kept_layers) if removes else None
     if more is not None:
         more()
     return Card(

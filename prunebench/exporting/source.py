@@ -8,8 +8,9 @@ from pathlib import Path
 
 from prunebench.comparison import DENSE, group_records
 from prunebench.errors import PruneBenchError, StoreError, UsageError, first_line
+from prunebench.ops import ReplaceBlock
 from prunebench.plan import Plan
-from prunebench.store import Record, load_records, read_record
+from prunebench.store import Record, Store, load_records, read_record
 
 __all__ = ["Source", "find_source"]
 
@@ -42,7 +43,7 @@ def find_source(given: Plan | Record | str | Path, out: str | Path = "runs") -> 
     if isinstance(given, Plan):
         return _checked(Source(given), "the plan")
     if isinstance(given, Record):
-        return _of_record(given, [given])
+        return _of_record(given, [given], Path(out))
     path = Path(given)
     if path.is_dir():
         return _of_folder(path)
@@ -69,14 +70,14 @@ def _of_file(path: Path) -> Source:
         siblings = load_records([path.parent])
     except PruneBenchError:  # a damaged neighbour takes nothing from this record
         siblings = [record]
-    return _of_record(record, siblings)
+    return _of_record(record, siblings, path.absolute().parent.parent)
 
 
 def _of_folder(folder: Path) -> Source:
     records = load_records([folder])
     candidates = [r for r in records if r.status == "ok" and r.plan is not None and not r.plan.is_empty]
     if len(candidates) == 1:
-        return _of_record(candidates[0], records)
+        return _of_record(candidates[0], records, folder)
     if not candidates:
         raise UsageError(f"{folder} holds no finished record with a plan: run something first, or give a plan file")
     listing = "; ".join(f"{record.id} {record.cell.label}" for record in candidates[:SHOWN])
@@ -84,16 +85,26 @@ def _of_folder(folder: Path) -> Source:
     raise UsageError(f"{folder} holds {len(candidates)} plans, choose one by its record id: {listing}{more}")
 
 
-def _of_record(record: Record, siblings: list[Record]) -> Source:
+def _of_record(record: Record, siblings: list[Record], root: Path) -> Source:
+    """With the plan's tensors, which lie in the run folder `root` that the record is from."""
     if record.status != "ok" or record.plan is None:
         raise UsageError(f"record {record.id} ({record.cell.label}) has no results: its status is {record.status}")
     groups = [group for group in group_records([*siblings, record]) if record.id in {r.id for r in group.records}]
     dense = next((group.dense for group in groups if group.dense is not None), None)
     name = f"record {record.id} ({record.cell.label})"
-    return _checked(Source(record.plan, record, dense if record.cell.strategy != DENSE else None), name)
+    plan = Store(root).whole_plan(record.plan)
+    return _checked(Source(plan, record, dense if record.cell.strategy != DENSE else None), name)
 
 
 def _checked(source: Source, name: str) -> Source:
     if source.plan.is_empty:
         raise UsageError(f"{name} removes nothing: there is nothing to export")
+    strange = [f"layer {layer} without its {part}" for layer, part in source.plan.removed_sublayers]
+    replaced = [op for op in source.plan.ops if isinstance(op, ReplaceBlock) and op.module != "decoder_layer"]
+    strange += [f"a module of another kind ({op.module}) in the place of layer {op.start}" for op in replaced]
+    if strange:
+        raise UsageError(
+            f"{name} cannot be exported: {strange[0]} is nothing that plain from_pretrained can build; keep the plan, "
+            "and load the model by prunebench.load(MODEL, plan=FILE)"
+        )
     return source

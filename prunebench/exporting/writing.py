@@ -10,7 +10,6 @@ from prunebench.adapter import LoadedModel
 from prunebench.errors import StoreError, first_line
 from prunebench.exporting.card import Card, mergekit_recipe, model_card
 from prunebench.exporting.source import Source
-from prunebench.ops import DropLayer
 
 __all__ = ["push_folder", "write_checkpoint"]
 
@@ -20,7 +19,7 @@ SHARD = "4GB"
 COPIED = (".json", ".jinja", ".model", ".txt", ".tiktoken", ".spm", ".vocab")
 """Endings of files of a base folder that tokenizers and processors read."""
 
-OWN = ("config.json", "plan.json", "mergekit.yaml", "model.safetensors.index.json")
+OWN = ("config.json", "plan.json", "plan.safetensors", "mergekit.yaml", "model.safetensors.index.json")
 """Files of a base folder that the export has its own of."""
 
 LARGEST_COPY = 256 * 2**20
@@ -35,7 +34,7 @@ def write_checkpoint(folder: Path, loaded: LoadedModel, source: Source, card: Ca
     copied = _copy_processor(loaded, folder)
     _save_model(model, folder, keep_generation="generation_config.json" in copied)
     source.plan.save(folder / "plan.json")
-    if all(isinstance(op, DropLayer) for op in source.plan.ops):
+    if source.plan.only_drops:
         (folder / "mergekit.yaml").write_text(mergekit_recipe(source, card), encoding="utf-8")
     (folder / "README.md").write_text(model_card(source, card), encoding="utf-8")
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prunebench.errors import ModelError
-from prunebench.model_info import LayerCost, ModelInfo
+from prunebench.layer_parts import layer_parts
+from prunebench.model_info import Cost, LayerCost, ModelInfo
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,19 +42,33 @@ def layer_cost(layer: nn.Module, config: Any, tokens: int = REFERENCE_TOKENS) ->
     Prefill FLOPs for T tokens: 2·T per weight of each linear map, plus 2·T·(T + 1)·heads·head_dim for the two products
     of causal attention (scores and values, T·(T + 1)/2 pairs, 2 FLOPs per multiply-add each).
     """
-    from torch import nn
-
-    params = sum(p.numel() for p in layer.parameters())
-    linear = sum(m.weight.numel() for m in layer.modules() if isinstance(m, nn.Linear))
     heads = getattr(config, "num_attention_heads", 0) or 0
     head_dim = getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else 0)
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
     itemsize = next((p.element_size() for p in layer.parameters()), 4)
-    return LayerCost(
-        params=params,
-        bytes=weight_bytes(layer),
-        prefill_flops=float(2 * tokens * linear + 2 * tokens * (tokens + 1) * heads * head_dim),
-        kv_bytes_per_token=2 * kv_heads * head_dim * itemsize,
+    products, kept = float(2 * tokens * (tokens + 1) * heads * head_dim), 2 * kv_heads * head_dim * itemsize
+    whole = _cost([layer], tokens, products, kept)
+    parts = {
+        name: _cost(
+            [getattr(layer, child) for child in part.modules],
+            tokens,
+            *((products, kept) if name == "attention" else (0.0, 0)),
+        )
+        for name, part in layer_parts(layer).items()
+    }
+    return LayerCost(**whole.model_dump(), **parts)
+
+
+def _cost(modules: Sequence[nn.Module], tokens: int, products: float, kept: int) -> Cost:
+    from torch import nn
+
+    together = nn.ModuleList(modules)
+    linear = sum(m.weight.numel() for m in together.modules() if isinstance(m, nn.Linear))
+    return Cost(
+        params=sum(p.numel() for p in together.parameters()),
+        bytes=weight_bytes(together),
+        prefill_flops=2 * tokens * linear + products,
+        kv_bytes_per_token=kept,
     )
 
 

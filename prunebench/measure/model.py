@@ -39,7 +39,7 @@ def measure_model(
     return latency, Memory(
         weights=weights,
         dense_weights=loaded.info.model_bytes,
-        kv_bytes_per_token=sum(loaded.info.layers[layer].kv_bytes_per_token for layer in plan.kept_layers),
+        kv_bytes_per_token=sum(loaded.info.layers[layer].kv_bytes_per_token for layer in plan.attention_layers),
         torch_peak_allocated=getattr(peaks.get("pruned"), "allocated", None),
         dense_torch_peak_allocated=getattr(peaks.get("dense"), "allocated", None),
         torch_peak_reserved=getattr(peaks.get("pruned"), "reserved", None),

@@ -11,6 +11,7 @@ from prunebench import jsonio
 from prunebench.comparison import Group, Row, group_records
 from prunebench.errors import MissingExtra, UsageError
 from prunebench.report.facts import titles
+from prunebench.spread import Spread, spreads
 from prunebench.store import Record
 
 if TYPE_CHECKING:
@@ -24,18 +25,26 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p")
 DASHES = ("-", "--", "-.", ":")
 GREY = "#6b6b6b"
+CROWDED = 12
+SPREAD = "\0spread"
+"""Stands for the panel of spread among the names of tasks."""
 
 Point = Callable[[Record], tuple[float, float | None, float | None] | None]
 """A record's score with the ends of its interval, all ready to draw; None where it is missing."""
 
 
-def accuracy_curves(records: Iterable[Record], out_png: str | Path) -> Path:
-    """Plot task scores against layers removed: the mean over tasks, then one panel per task.
+def accuracy_curves(records: Iterable[Record], out_png: str | Path, highlight: str | None = None) -> Path:
+    """Plot task scores against layers removed: the mean over tasks, one panel per task, and how far methods lie apart.
 
     One line per strategy with 95 % intervals; a strategy with several seeds is a band from its lowest to its highest
     draw around their mean. Straight lines show the dense model, chance and the most common answer. Incomplete and
     failed records are left out, and so are kinds that remove no whole layers. Records that may not be compared stand
-    in rows of their own.
+    in rows of their own. The last panel is the spread between methods (`prunebench.spread`).
+
+    Args:
+        records: any.
+        out_png: the file to write.
+        highlight: a strategy whose line as it comes is drawn thick; with many strategies the others are drawn thin.
 
     Returns:
         The path written.
@@ -54,28 +63,34 @@ def accuracy_curves(records: Iterable[Record], out_png: str | Path) -> Path:
     groups = [group for group in group_records(records) if any(_rows(group))]
     if not groups:
         raise UsageError("nothing to plot: no finished record that removes whole layers")
-    panels = [(group, task) for group in groups for task in _panels(group)]
-    most = max(len(_panels(group)) for group in groups)
+    apart = {group: found for group in groups if len(found := spreads(group)) > 1}
+    shown = {group: [*_panels(group), *([SPREAD] if group in apart else [])] for group in groups}
+    panels = [(group, task) for group in groups for task in shown[group]]
+    most = max(len(tasks) for tasks in shown.values())
     columns = 2 if most in (2, 4) else min(COLUMNS, most)
     places: list[int] = []
     for group in groups:  # each group begins on a new line
         start = math.ceil((places[-1] + 1) / columns) * columns if places else 0
-        places += range(start, start + len(_panels(group)))
+        places += range(start, start + len(shown[group]))
     lines = places[-1] // columns + 1
     # One style per strategy in all panels, so that one legend serves them.
     heading = dict(zip(groups, titles(groups), strict=True))
     labels = sorted({row.label for group in groups for _, row in _rows(group)})
     styles = {label: place for place, label in enumerate(labels)}
     # Built without pyplot, so that no window system and no global state is touched.
-    # One panel is wider, and taller by the rows of its legend, which else would be cut off.
-    across, below = (4, 0.0) if columns > 1 else (3, 0.2 * max(0, math.ceil(len(labels) / 3) - 2))
+    # One panel is wider; all are taller by the rows of the legend, which else would be cut off.
+    across = 4 if columns > 1 else 3
+    below = 0.2 * max(0, math.ceil(len(labels) / across) - 2)
     size = (4.4 * columns if columns > 1 else 7.6, 3.5 * lines + 0.9 + below)
     figure = Figure(figsize=size, dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     entries: dict[str, Any] = {}
     for place, (group, task) in zip(places, panels, strict=True):
         axes = figure.add_subplot(lines, columns, place + 1)
-        _panel(axes, group, task, styles)
+        if task == SPREAD:
+            _spread_panel(axes, group, apart[group])
+        else:
+            _panel(axes, group, task, styles, highlight)
         if len(groups) > 1:
             axes.set_title(f"{heading[group]}\n{axes.get_title()}", fontsize=9)
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
@@ -114,7 +129,7 @@ def _point(group: Group, task: str | None) -> Point:
     return point
 
 
-def _panel(axes: Axes, group: Group, task: str | None, styles: Mapping[str, int]) -> None:
+def _panel(axes: Axes, group: Group, task: str | None, styles: Mapping[str, int], highlight: str | None) -> None:
     point = _point(group, task)
     rows = _rows(group)
     bands = sorted({row.label for _, row in rows if row.is_band})
@@ -124,7 +139,8 @@ def _panel(axes: Axes, group: Group, task: str | None, styles: Mapping[str, int]
             colour = GREY if label == bands[0] else COLOURS[styles[label] % len(COLOURS)]
             _draw_band(axes, label, own, point, colour, logs=task in group.log_scale)
         else:
-            _draw_line(axes, label, own, point, styles[label])
+            width = 2.8 if label == highlight else 0.9 if len(styles) > CROWDED else 1.6
+            _draw_line(axes, label, own, point, styles[label], width)
     _draw_levels(axes, group, task, point)
     results = [group.reference[name] for name in (group.tasks if task is None else (task,))]
     axes.set_title("mean over tasks" if task is None else task, fontsize=10)
@@ -141,7 +157,34 @@ def _panel(axes: Axes, group: Group, task: str | None, styles: Mapping[str, int]
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _draw_line(axes: Axes, label: str, rows: Sequence[tuple[int, Row]], point: Point, place: int) -> None:
+def _spread_panel(axes: Axes, group: Group, found: Sequence[Spread]) -> None:
+    """Standard deviation of the methods' scores at each budget, with its interval, the draws' and the noise."""
+    xs = [one.section.layers or 0 for one in found]
+    dark, red = "black", "#b03030"
+    axes.plot(xs, [100 * one.sd for one in found], "-", color=dark, marker="o", markersize=4, label="methods' spread")
+    for x, one in zip(xs, found, strict=True):
+        if one.interval is not None:
+            axes.plot([x, x], [100 * bound for bound in one.interval], color=dark, alpha=0.4, linewidth=3)
+    for band in list(dict.fromkeys(band.label for one in found for band in one.bands))[:1]:
+        own = [(x, b.sd) for x, one in zip(xs, found, strict=True) for b in one.bands if b.label == band]
+        axes.plot(
+            *zip(*[(x, 100 * sd) for x, sd in own], strict=True), "--", color=GREY, label=f"spread of {band} draws"
+        )
+    if all(one.error is not None for one in found):
+        errors = [100 * (one.error or 0.0) for one in found]
+        axes.plot(xs, errors, ":", color=red, label="error of one score (questions)")
+    axes.set_title("how far methods lie apart", fontsize=10)
+    axes.set_xlabel(f"layers removed (of {group.model.n_layers})", fontsize=9)
+    axes.set_ylabel("standard deviation (points)", fontsize=9)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_xlim(0, max(xs) + 0.4)
+    axes.set_ylim(bottom=0)
+    axes.tick_params(labelsize=8)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_line(axes: Axes, label: str, rows: Sequence[tuple[int, Row]], point: Point, place: int, width: float) -> None:
     points = [(layers, found) for layers, row in rows if (found := point(row.records[0]))]
     if not points:
         return
@@ -149,7 +192,7 @@ def _draw_line(axes: Axes, label: str, rows: Sequence[tuple[int, Row]], point: P
     xs, ys = [layers for layers, _ in points], [found[0] for _, found in points]
     dash = DASHES[place // len(COLOURS) % len(DASHES)]
     marker = MARKERS[place % len(MARKERS)]
-    axes.plot(xs, ys, dash, marker=marker, color=colour, label=label, markersize=5, linewidth=1.6)
+    axes.plot(xs, ys, dash, marker=marker, color=colour, label=label, markersize=2 + 1.8 * width, linewidth=width)
     for layers, (_, low, high) in points:
         if low is not None and high is not None:
             axes.plot([layers, layers], [low, high], color=colour, alpha=0.35, linewidth=1.2)

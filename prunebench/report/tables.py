@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from prunebench.budget import Achieved, achieved
 from prunebench.comparison import DENSE, Group, Row, Section
@@ -15,13 +16,16 @@ __all__ = [
     "difference_table",
     "name",
     "overlap_table",
-    "overview_table",
+    "overview_tables",
+    "precision_table",
     "quality_tables",
     "scores_table",
     "task_score",
 ]
 
 TASKS_PER_TABLE = 6
+LABELLED_COLUMNS = 12
+"""With more rows, the columns of an overlap table are numbered, and half of it is left out."""
 BELOW_MAJORITY = "†"
 
 
@@ -33,13 +37,32 @@ def name(row: Row) -> str:
     return f"{code(row.label)} ({len(row.records)}{of} seeds)"
 
 
-def overview_table(group: Group) -> str | None:
-    """The ranking score of every strategy at every budget, the best in bold; None with fewer than two budgets."""
-    return _budgets(group, lambda row: spread(row.values(group.ranking), 100))
+def overview_tables(group: Group) -> list[tuple[str, str]]:
+    """The ranking score of every strategy at every budget, the best in bold: one table per way of recovery.
+
+    Returns:
+        (recovery, table) for each recovery that has at least two budgets; pruning alone has an empty name.
+    """
+    found = []
+    for recovery in dict.fromkeys(section.recovery for section in group.sections):
+        text = _budgets(group, lambda row: spread(row.values(group.ranking), 100), recovery)
+        found += [(recovery, text)] if text else []
+    return found
+
+
+def precision_table(group: Group) -> str | None:
+    """Planted precision in the rows and columns of the first overview; None where nothing is planted."""
+    if group.model.planted_roles is None:
+        return None
+
+    def text(row: Row) -> str:
+        return spread([value for record in row.shown if (value := planted_precision(record)) is not None], digits=2)
+
+    return _budgets(group, text)
 
 
 def scores_table(group: Group, task: str) -> str | None:
-    """One task's own scores in the rows and columns of `overview_table`, the row ranked first in bold."""
+    """One task's own scores in the rows and columns of the first overview, the row ranked first in bold."""
     logs, (scale, digits) = task in group.log_scale, group.display(task)
 
     def text(row: Row) -> str:
@@ -49,8 +72,8 @@ def scores_table(group: Group, task: str) -> str | None:
     return _budgets(group, text)
 
 
-def _budgets(group: Group, form: Callable[[Row], str]) -> str | None:
-    sections = [section for section in group.sections if section.ranked]
+def _budgets(group: Group, form: Callable[[Row], str], recovery: str = "") -> str | None:
+    sections = [section for section in group.sections if section.ranked and section.recovery == recovery]
     if len(sections) < 2:
         return None
     kinds = {section.kind for section in sections}
@@ -66,14 +89,16 @@ def _budgets(group: Group, form: Callable[[Row], str]) -> str | None:
             means.setdefault(row.label, []).append(sum(values) / len(values))
     order = sorted(scores, key=lambda label: (-len(means[label]), -sum(means[label]) / len(means[label]), label))
     body = [[code(label), *(scores[label].get(i, MISSING) for i in range(len(sections)))] for label in order]
-    heads = [section.heading(len(kinds) > 1) for section in sections]
+    # The recovery stands above the table, not in each of its headings.
+    heads = [replace(section, recovery="").heading(len(kinds) > 1) for section in sections]
     return table(["Strategy", *heads], body)
 
 
 def quality_tables(group: Group, section: Section) -> list[str]:
     """Rank, removed layers, relative and raw scores; with many tasks the raw scores stand in tables of their own."""
     dense = group.row([group.dense]) if group.dense else None
-    rows = [*([dense] if dense else []), *section.rows]
+    fixed = [*([dense] if dense else []), *section.references]
+    rows = [*fixed, *section.rows]
     notes = [_note(group, row) for row in rows]
     planted = group.model.planted_roles is not None
     headers = ["Rank", "Strategy", "Removed layers"]
@@ -85,8 +110,8 @@ def quality_tables(group: Group, section: Section) -> list[str]:
     headers += ["Note"] if any(notes) else []
     lines = []
     for row, note in zip(rows, notes, strict=True):
-        rank = MISSING if row is dense else "band" if row.is_band and row.records else str(row.rank or MISSING)
-        cells = [rank, name(row), MISSING if row is dense else _removed(group, row)]
+        rank = MISSING if row in fixed else "band" if row.is_band and row.records else str(row.rank or MISSING)
+        cells = [rank, name(row), MISSING if row in fixed else _removed(group, row)]
         if group.dense is not None:
             form = figure if group.log_scale else None  # what is left of a perplexity may be a millionth
             cells += [spread(row.values("chance_corrected"), 100), spread(row.values("plain"), 100, form=form)]
@@ -147,7 +172,11 @@ def cost_table(group: Group, section: Section) -> str | None:
         for _, measure, form in used:
             cells.append(_with_ratio([found for record in row.shown if (found := measure(record))], form))
         body.append([*cells, MISSING if row.strategy == DENSE else _seconds(row)])
-    return table([*headers, "Search s (calibration + scoring)"], body)
+        if section.recovery:
+            spent = [record.plan.cost.recovery for record in row.shown if record.plan and record.plan.cost.recovery]
+            body[-1] += [spread([cost.tokens for cost in spent], digits=0), spread([cost.seconds for cost in spent])]
+    recovery = ["Recovery tokens", "Recovery s"] if section.recovery else []
+    return table([*headers, "Search s (calibration + scoring)", *recovery], body)
 
 
 def difference_table(group: Group, section: Section) -> str | None:
@@ -187,11 +216,13 @@ def overlap_table(section: Section) -> str | None:
     rows = [row for row in section.rows if any(record.plan for record in row.shown)]
     if section.layers is None or len(rows) < 2:
         return None
-    body = []
-    for first in rows:
-        overlaps = [jaccard(first, second) for second in rows]
-        body.append([code(first.label), *(MISSING if value is None else f"{value:.2f}" for value in overlaps)])
-    return table(["", *(code(row.label) for row in rows)], body)
+    few, body = len(rows) <= LABELLED_COLUMNS, []
+    for number, first in enumerate(rows, start=1):
+        values = [jaccard(first, second) for second in (rows if few else rows[:number])]
+        texts = [MISSING if value is None else f"{value:.2f}" for value in values]
+        label = code(first.label) if few else f"{number}: {code(first.label)}"
+        body.append([label, *texts, *[""] * (len(rows) - len(texts))])
+    return table(["", *(code(row.label) if few else str(i) for i, row in enumerate(rows, start=1))], body)
 
 
 def _note(group: Group, row: Row) -> str:
@@ -209,6 +240,9 @@ def _removed(group: Group, row: Row) -> str:
         return f"{spread([float(len(plan.removed_layers)) for plan in plans], digits=0)}: differ by seed"
     removed, budget = plans[0].removed_layers, plans[0].budget
     text = f"{len(removed)}: {layer_ranges(removed)}"
+    for part, name in (("attention", "attention"), ("mlp", "MLP")):
+        if layers := [layer for layer, each in plans[0].removed_sublayers if each == part]:
+            text += f"; {name} of {len(layers)}: {layer_ranges(layers)}"
     return f"{text} (asked {budget.layers_asked})" if budget and budget.layers_asked != len(removed) else text
 
 

@@ -12,6 +12,7 @@ from prunebench.errors import BadParameter, UnknownName
 
 if TYPE_CHECKING:
     from prunebench.plugins import Plugins
+    from prunebench.probing import Probe
 
 __all__ = ["Bench", "find_adapter", "find_dataset", "tiny_benches"]
 
@@ -69,6 +70,12 @@ class Bench:
             self._traces[statistics] = calibrate(self.loaded, samples, statistics)
         kept = self._traces[statistics]
         return Trace(kept.meta, {name: array.copy() for name, array in kept.arrays.items()})
+
+    def probe(self) -> Probe:
+        """The model and its calibration samples, to be asked what it loses."""
+        from prunebench.probing import Probe
+
+        return Probe(self.loaded, self._dataset(self.loaded).samples("calibration", self.n_samples))
 
     def inputs(self) -> DecoderInputs:
         """Two encoded samples."""

@@ -57,7 +57,8 @@ class StrategyCase:
         if protected is not None:
             info = info.model_copy(update={"protected": protected})
         trace = self.bench.trace(frozenset(self.strategy.requires()))
-        return PlanContext(model=info, budget=budget, trace=trace, seed=seed)
+        probe = self.bench.probe() if self.strategy.needs_model else None
+        return PlanContext(model=info, budget=budget, trace=trace, seed=seed, probe=probe)
 
     def plan(self, budget: Budget | int, **parts: Any) -> Plan:
         """A plan of a new instance."""
@@ -90,8 +91,8 @@ class StrategyCase:
 
     def need_layers(self) -> None:
         """Skip what is about whole layers where the strategy removes something else, or nothing."""
-        if self.cls.kind != "layers":
-            raise Skipped(f"the strategy removes {self.cls.kind}, not layers")
+        if self.strategy.kind != "layers":
+            raise Skipped(f"the strategy removes {self.strategy.kind}, not layers")
         if self.removes_nothing:
             raise Skipped("the strategy declares that it removes nothing")
 
@@ -133,8 +134,8 @@ def contract(case: StrategyCase) -> None:
     made_for = (plan.target.model, plan.target.revision, plan.target.n_layers)
     if made_for != (info.name, info.revision, info.n_layers):
         raise Failed(f"the plan is for {made_for[0]} with {made_for[2]} layers, not {info.name}: use self.build_plan")
-    if plan.kind != case.cls.kind:
-        raise Failed(f"the plan is of kind {plan.kind!r}, the class declares {case.cls.kind!r}")
+    if plan.kind != case.strategy.kind:
+        raise Failed(f"the plan is of kind {plan.kind!r}, the strategy declares {case.strategy.kind!r}")
     if plan.provenance is None or plan.provenance.strategy != case.cls.name:
         raise Failed("the plan does not say which strategy made it: use self.build_plan")
     if plan.provenance.params != case.strategy.params():

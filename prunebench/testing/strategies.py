@@ -14,7 +14,7 @@ from prunebench.testing.report import Checklist, Failed
 
 __all__ = ["KINDS", "OF_CLASS"]
 
-KINDS = ("layers", "width", "weights", "2:4")
+KINDS = ("layers", "sublayers", "width", "weights", "2:4")
 
 OF_CLASS = Checklist()
 
@@ -95,10 +95,13 @@ def unknown_parameter(case: StrategyCase) -> None:
 @OF_CLASS
 def statistics(case: StrategyCase) -> None:
     """requires() names calibration statistics that exist."""
-    from prunebench.calibration.collect import STATISTICS
+    from prunebench.calibration.statistics import resolve
 
     asked = case.strategy.requires()
     if isinstance(asked, str) or not isinstance(asked, (frozenset, set)):
         raise Failed(f"requires() returned {type(asked).__name__}: return frozenset({{'token_cosine'}})")
-    if unknown := sorted(set(asked) - set(STATISTICS)):
-        raise Failed(f"requires(): {UnknownName('calibration statistic', unknown[0], STATISTICS)}")
+    for name in sorted(asked):
+        try:
+            resolve(name)
+        except UsageError as error:
+            raise Failed(f"requires(): {error}") from None

@@ -24,7 +24,7 @@ __all__ = ["TINY_DATASETS", "TINY_MODELS", "VOCABULARY", "WORDS", "TinyGemma", "
 
 VOCABULARY = 64
 WORDS = [f"w{i}" for i in range(VOCABULARY)]
-_FIRST = 3  # 0 pads, 1 begins, 2 ends
+_END, _FIRST = 2, 3  # 0 pads, 1 begins
 
 
 class _Words:
@@ -72,6 +72,9 @@ class _Tiny(TransformersAdapter):
         }
         embeds = loaded.model.get_input_embeddings()(ids)
         return DecoderInputs(embeds, (ids != 0).long(), groups, sample_ids=tuple(s.id for s in samples))
+
+    def answer_ids(self, loaded: LoadedModel, sample: Sample) -> list[int]:
+        return [*(token for token, _ in _words(sample.answer or "")), _END]
 
 
 def _words(text: str) -> list[tuple[int, str]]:

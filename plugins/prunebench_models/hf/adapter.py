@@ -12,6 +12,7 @@ from prunebench.calibration.samples import Sample
 from prunebench.checkpoint import dense_info, input_device, load_pretrained
 from prunebench.errors import CalibrationError, ModelError, PruneBenchError, first_line
 from prunebench_models.hf import capture, deepstack
+from prunebench_models.hf.appending import append_tokens
 from prunebench_models.hf.families import FAMILIES, Family
 from prunebench_models.hf.locate import Place, locate, model_class_of, recognise
 from prunebench_models.hf.processors import load_processor, quiet
@@ -102,6 +103,9 @@ class TransformersModel(TransformersAdapter):
         if self.family.is_plain:
             return super().run(loaded, arguments, logits_to_keep)
         return _through(loaded, arguments, logits_to_keep)
+
+    def append_tokens(self, loaded: LoadedModel, inputs: DecoderInputs, ids: Tensor, mask: Tensor) -> DecoderInputs:
+        return append_tokens(loaded, inputs, ids, mask, self.step_extra)
 
     def layers_removed(self, model: nn.Module, kept: Sequence[int]) -> Callable[[], None] | None:
         decoder = self.decoder(model)

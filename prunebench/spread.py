@@ -1,0 +1,345 @@
+"""How far methods lie apart at each budget, what of that is noise, and what of it score and selection rule explain.
+
+All of it is in units of the ranking score (1.0 is the dense model), from records alone. Nothing here knows a method:
+those that read calibration samples are compared with each other, rules that look at nothing and random draws stand
+beside them. Intervals come from resampling questions within tasks, the same resamples for every row and budget.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from prunebench import jsonio
+from prunebench.comparison import Group, Row, Section
+from prunebench.findings import question_scores, ranking_weights
+
+__all__ = ["Band", "Regimes", "Resamples", "Spread", "Structure", "crossed", "informed", "regimes", "spread", "spreads"]
+
+N_BOOT = 2000
+LEVEL = 0.95
+MIN_BUDGETS = 3
+
+
+class Resamples:
+    """Ranking scores of rows under resampled questions: the same draws of questions for every row and budget.
+
+    Args:
+        group: records that may be compared.
+    """
+
+    def __init__(self, group: Group, n_boot: int = N_BOOT) -> None:
+        self.group, self.n_boot = group, n_boot
+        self.weights = ranking_weights(group)
+        self._counts: dict[str, tuple[list[str], np.ndarray]] = {}
+
+    def scores(self, rows: Sequence[Row]) -> np.ndarray | None:
+        """(rows, n_boot) up to a constant that all rows share; None where a row has no score for each question."""
+        if self.weights is None or not rows or any(len(row.records) != 1 for row in rows):
+            return None
+        total = np.zeros((len(rows), self.n_boot))
+        for task, weight in self.weights.items():
+            ids, counts = self._drawn(task)
+            found = self.questions(rows, task)
+            if found is None or not ids:
+                return None
+            total += weight * (found @ counts.T) / len(ids)
+        return total
+
+    def questions(self, rows: Sequence[Row], task: str) -> np.ndarray | None:
+        """Per-question scores (rows, n), questions in one order; None where a row lacks some."""
+        ids, _ = self._drawn(task)
+        known = [question_scores(row.records[0], task) for row in rows]
+        if any(scores is None or set(scores) != set(ids) for scores in known):
+            return None
+        return np.array([[scores[i] for i in ids] for scores in known if scores is not None], dtype=np.float64)
+
+    def _drawn(self, task: str) -> tuple[list[str], np.ndarray]:
+        """Question ids, and how often each is drawn, (n_boot, n)."""
+        if task not in self._counts:
+            ids = sorted(self.group.reference[task].ids)
+            seed = list(self.weights or ()).index(task)
+            # RandomState: its stream is frozen over NumPy versions, and a committed table comes out the same anywhere.
+            random, n = np.random.RandomState(seed), len(ids)
+            counts = np.zeros((self.n_boot, n))
+            for row in counts:
+                row[:] = np.bincount(random.randint(n, size=n), minlength=n) if n else 0
+            self._counts[task] = ids, counts
+        return self._counts[task]
+
+
+@dataclass(frozen=True)
+class Band:
+    """Draws of one stochastic strategy."""
+
+    label: str
+    n: int
+    sd: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Structure:
+    """Shares of the sum of squares over a complete grid of scores × selection rules; they add up to 1.
+
+    Attributes:
+        rest: interaction and noise.
+        noise: what resampled questions add, as a share of the same sum; part of all three.
+        score_interval, rule_interval: 95 % over resampled questions; None without per-question scores.
+        lead: rule − score with its interval.
+    """
+
+    scores: tuple[str, ...]
+    rules: tuple[str, ...]
+    score: float
+    rule: float
+    rest: float
+    noise: float | None = None
+    score_interval: tuple[float, float] | None = None
+    rule_interval: tuple[float, float] | None = None
+    lead: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Spread:
+    """How far the methods of a section lie apart.
+
+    Attributes:
+        rows: one of each strategy that reads calibration samples and has a rank: as it comes, else its first variant
+            by name.
+        sd, range: over them, as measured; sd with n − 1.
+        noise: the sd that questions alone would give methods that are all alike; None without per-question scores.
+        corrected: sqrt(sd² − noise²), 0 where noise explains all.
+        interval: 95 % of `corrected` over resampled questions.
+        told_apart: share of the pairs whose paired 95 % interval excludes 0.
+        error: mean standard error of one row's score by its number of questions alone (binomial for 0/1 scores).
+        all_sd: sd over all ranked rows, also variants, and those that look at nothing.
+        bands: the stochastic strategies of the section.
+        draws: resampled `corrected` ** 2, before it is cut off at 0, (n_boot,).
+    """
+
+    section: Section
+    rows: tuple[Row, ...]
+    sd: float
+    range: float
+    all_sd: float
+    bands: tuple[Band, ...]
+    noise: float | None = None
+    corrected: float | None = None
+    interval: tuple[float, float] | None = None
+    told_apart: float | None = None
+    error: float | None = None
+    structure: Structure | None = None
+    draws: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Regimes:
+    """Budgets in thirds, and what the claim of three regimes says about each.
+
+    Attributes:
+        parts: low, moderate and high budgets.
+        sds: spread of each part without noise: root of the mean of its variances.
+        fall: low − moderate, and high − moderate, in sd, with intervals.
+        structure: share of rule and of score in each part, over budgets with a grid; None without.
+        lead: rule − score in each part, with intervals; None without.
+    """
+
+    parts: tuple[tuple[Spread, ...], ...]
+    sds: tuple[float, float, float]
+    fall: tuple[float, float, float]
+    rise: tuple[float, float, float]
+    structure: tuple[tuple[float, float] | None, ...]
+    lead: tuple[tuple[float, float, float] | None, ...]
+
+
+def informed(row: Row) -> bool:
+    """Whether the row's strategy reads calibration samples: the others are rules that look at nothing."""
+    return any(record.cell.calibration is not None for record in row.shown)
+
+
+def spreads(group: Group, resamples: Resamples | None = None) -> list[Spread]:
+    """The spread at each budget where layers were removed and nothing was recovered, smaller budgets first."""
+    resamples = resamples or Resamples(group)
+    sections = [s for s in group.sections if s.layers and not s.recovery and s.kind == "layers"]
+    return [found for section in sections if (found := spread(group, section, resamples)) is not None]
+
+
+def spread(group: Group, section: Section, resamples: Resamples) -> Spread | None:
+    """How far the methods of one section lie apart; None with fewer than two.
+
+    With V the variance of the rows' scores and V_b the same on resampled questions, noise² = mean(V_b) − V: resampling
+    adds once more what the finite number of questions added before, and takes into account that all rows answered the
+    same questions. V − noise² is then unbiased for the variance of the rows' true scores, and V_b − 2 noise² scatters
+    as it does.
+    """
+    readers = [row for row in section.ranked if informed(row)]
+    rows = _one_of_each(readers)
+    if group.ranking is None or len(rows) < 2:
+        return None
+    values = np.array([row.values(group.ranking)[0] for row in rows])
+    everyone = np.array([row.values(group.ranking)[0] for row in section.ranked])
+    bands = [
+        Band(band.label, len(draws), float(np.std(draws, ddof=1)), min(draws), max(draws))
+        for band in section.bands
+        if len(draws := band.values(group.ranking)) > 1
+    ]
+    variance = float(values.var(ddof=1))
+    base: dict[str, Any] = {
+        "section": section,
+        "rows": tuple(rows),
+        "sd": math.sqrt(variance),
+        "range": float(np.ptp(values)),
+        "all_sd": float(everyone.std(ddof=1)),
+        "bands": tuple(bands),
+    }
+    base["structure"] = crossed(group, readers, resamples.scores(readers))
+    drawn = resamples.scores(rows)
+    if drawn is None:
+        return Spread(**base)
+    boot = drawn.var(axis=0, ddof=1)
+    noise = max(0.0, float(boot.mean()) - variance)
+    corrected = boot - 2 * noise
+    tail = (1 - LEVEL) / 2
+    low, high = np.sqrt(np.maximum(0.0, np.quantile(corrected, [tail, 1 - tail])))
+    apart = [_excludes_zero(drawn[i] - drawn[j]) for i in range(len(rows)) for j in range(i)]
+    return Spread(
+        **base,
+        noise=math.sqrt(noise),
+        corrected=math.sqrt(max(0.0, variance - noise)),
+        interval=(float(low), float(high)),
+        told_apart=sum(apart) / len(apart),
+        error=_standard_error(rows, resamples),
+        draws=corrected,
+    )
+
+
+def crossed(group: Group, rows: Sequence[Row], drawn: np.ndarray | None) -> Structure | None:
+    """Two-way decomposition over the largest complete grid of scores × selection rules; None without one.
+
+    Σ(y − ȳ)² = (rules) Σ(score mean − ȳ)² + (scores) Σ(rule mean − ȳ)² + Σ(rest)².
+
+    Args:
+        group: for the ranking score.
+        rows: candidates; those of one score differ by their ``select`` alone.
+        drawn: resampled scores of `rows`, (rows, n_boot).
+    """
+    cells: dict[str, dict[str, int]] = {}
+    for index, row in enumerate(rows):
+        if (key := _score_and_rule(row)) is not None:
+            cells.setdefault(key[0], {}).setdefault(key[1], index)
+    rules = sorted({rule for own in cells.values() for rule in own})
+    best: tuple[list[str], tuple[str, ...]] = [], ()
+    for size in range(2, len(rules) + 1):
+        for subset in itertools.combinations(rules, size):
+            scores = sorted(score for score, own in cells.items() if set(subset) <= set(own))
+            if len(scores) > 1 and len(scores) * size > len(best[0]) * len(best[1]):
+                best = scores, subset
+    scores, chosen = best
+    if not scores or group.ranking is None:
+        return None
+    places = np.array([[cells[score][rule] for rule in chosen] for score in scores])
+    values = np.array([row.values(group.ranking)[0] for row in rows])[places]
+    score, rule = _shares(values[:, :, None])
+    if np.isnan(score[0]):
+        return None  # all alike: nothing to explain
+    names = tuple(scores), chosen
+    shares = float(score[0]), float(rule[0]), max(0.0, 1 - float(score[0] + rule[0]))
+    if drawn is None:
+        return Structure(*names, *shares)
+    by_score, by_rule = _shares(drawn[places])
+    if np.isnan(by_score).any():
+        return Structure(*names, *shares)
+    variance = float(values.var())
+    noise = max(0.0, float(drawn[places].reshape(values.size, -1).var(axis=0).mean()) - variance) / variance
+    return Structure(
+        *names,
+        *shares,
+        noise=noise,
+        score_interval=_interval(by_score),
+        rule_interval=_interval(by_rule),
+        lead=by_rule - by_score,
+    )
+
+
+def regimes(found: Sequence[Spread]) -> Regimes | None:
+    """Low, moderate and high budgets: thirds of those there are; None with fewer than three, or without intervals."""
+    usable = [one for one in found if one.draws is not None and one.corrected is not None]
+    if len(usable) < MIN_BUDGETS:
+        return None
+    cut = np.array_split(np.arange(len(usable)), 3)
+    parts = tuple(tuple(usable[i] for i in part) for part in cut)
+    sds = tuple(math.sqrt(sum((one.corrected or 0.0) ** 2 for one in part) / len(part)) for part in parts)
+    draws = [np.sqrt(np.maximum(0.0, np.mean([one.draws for one in part], axis=0))) for part in parts]
+    structure, lead = [], []
+    for part in parts:
+        grids = [one.structure for one in part if one.structure is not None]
+        with_draws = [grid.lead for grid in grids if grid.lead is not None]
+        means = (float(np.mean([g.rule for g in grids])), float(np.mean([g.score for g in grids]))) if grids else None
+        structure.append(means)
+        if means is not None and grids and len(with_draws) == len(grids):
+            lead.append((means[0] - means[1], *_interval(np.mean(with_draws, axis=0))))
+        else:
+            lead.append(None)
+    return Regimes(
+        parts=parts,
+        sds=sds,  # type: ignore[arg-type]
+        fall=(sds[0] - sds[1], *_interval(draws[0] - draws[1])),
+        rise=(sds[2] - sds[1], *_interval(draws[2] - draws[1])),
+        structure=tuple(structure),
+        lead=tuple(lead),
+    )
+
+
+def _one_of_each(rows: Sequence[Row]) -> list[Row]:
+    """One row of each strategy, so that one with many variants does not outweigh the others."""
+    found: dict[str, Row] = {}
+    for row in sorted(rows, key=lambda row: (bool(row.records[0].cell.strategy_params), row.label)):
+        found.setdefault(row.strategy, row)
+    return [row for row in rows if row in found.values()]
+
+
+def _score_and_rule(row: Row) -> tuple[str, str] | None:
+    """What scores, with its parameters, and what selects; None for a method without a selection rule."""
+    record = row.records[0]
+    plan = record.plan
+    if plan is None or plan.provenance is None or "select" not in plan.provenance.params:
+        return None
+    own = {key: value for key, value in record.cell.strategy_params.items() if key not in ("select", "min_gap")}
+    return jsonio.canonical([row.strategy, own]), str(plan.provenance.params["select"])
+
+
+def _shares(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Shares of score and of rule in the sum of squares of (scores, rules, n), (n,) each; NaN where all are equal."""
+    centred = values - values.mean(axis=(0, 1))
+    total = (centred**2).sum(axis=(0, 1))
+    total = np.where(total > 1e-18, total, np.nan)
+    by_score = values.shape[1] * (centred.mean(axis=1) ** 2).sum(axis=0)
+    by_rule = values.shape[0] * (centred.mean(axis=0) ** 2).sum(axis=0)
+    return by_score / total, by_rule / total
+
+
+def _standard_error(rows: Sequence[Row], resamples: Resamples) -> float:
+    """Root of the mean over rows of Σ_task w² p (1 − p) / n, with the variance of the scores for p (1 − p)."""
+    total = 0.0
+    for task, weight in (resamples.weights or {}).items():
+        found = resamples.questions(rows, task)
+        assert found is not None
+        total += weight**2 * float(found.var(axis=1).mean()) / found.shape[1]
+    return math.sqrt(total)
+
+
+def _interval(values: np.ndarray) -> tuple[float, float]:
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def _excludes_zero(values: np.ndarray) -> bool:
+    low, high = _interval(values)
+    return low > 0 or high < 0
