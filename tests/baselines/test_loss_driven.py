@@ -8,6 +8,7 @@ import torch
 from prunebench_baselines.blockpruner import BlockPruner
 from prunebench_baselines.finercut import FinerCut
 from prunebench_baselines.laco import LaCo, Slot, collapse
+from prunebench_baselines.laco import _Search as Search
 from prunebench_baselines.magnitude import Magnitude
 from prunebench_baselines.mka import MKA, diffusion_map, npib
 from prunebench_baselines.oracle_loo import LeaveOneOut
@@ -182,8 +183,11 @@ def test_laco_meets_the_budget_and_says_its_threshold(llama, variant):
     plan = LaCo(window=3, samples=4, variant=variant).plan(asked)
     assert len(plan.removed_layers) == 3
     threshold = plan.provenance.notes["threshold"]
-    again = LaCo(window=3, samples=4, variant=variant, threshold=threshold).plan(context(llama, 3))
-    assert set(plan.removed_layers) <= set(again.removed_layers)
+    method = LaCo(window=3, samples=4, variant=variant)
+    search = Search(method, context(llama, 3))
+    assert len(search.scan(threshold, 3)) == 3  # of 6
+    for steps in range(1, 1 + round((1.0 - threshold) / method.step)):  # no higher one meets the budget
+        assert len(search.scan(threshold + steps * method.step, 3)) > 3
     before = {name: p.detach().clone() for name, p in llama.model.named_parameters()}
     with pruned(llama, plan):
         assert len(llama.layers) == 3

@@ -101,7 +101,7 @@ def test_only_what_is_behind_runs(llama):
     assert small.passes == pytest.approx(20 / 6)
 
 
-NAMES = ("Llama", "Gemma3", "PaliGemma2", "Qwen2VL", "Qwen3VL", "Qwen3_5", "Mllama")
+NAMES = ("Llama", "Gemma3", "PaliGemma2", "Qwen2VL", "Qwen3VL", "Qwen3.5", "Mllama")
 
 
 def build(name):
