@@ -400,9 +400,10 @@ def test_sources(runs, tmp_path):
     assert find_source(out).record == alpha
 
 
-def test_sources_that_make_no_sense(runs, tmp_path):
+def test_sources_that_make_no_sense(runs, tmp_path, monkeypatch):
     out, records = runs
     (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")  # what lies beside the checkout is no part of the test
     (tmp_path / "noise.json").write_text("{")
     (tmp_path / "other.json").write_text('{"a": 1}')
     cases = {
