@@ -145,3 +145,16 @@ def test_what_is_said_of_smollm2_is_in_its_table():
         assert all(r.tasks[0].kinds["token"][0] == 20440 for r in rows)
     assert ("topo", {}) in best[0.1] and best[0.2] == [("topo", {"select": "contiguous"})]
     assert all(best[budget] == [("cosine", {})] for budget in (0.3, 0.4, 0.5))
+
+
+def test_what_is_said_of_smollm2_vl_is_in_its_log():
+    weights = ROOT / "plugins" / "prunebench_models" / "smollm2" / "vl_weights"
+    log = [json.loads(line) for line in (weights / "training_log.jsonl").read_text(encoding="utf-8").splitlines()]
+    (test,) = [entry for entry in log if entry["event"] == "test"]
+    (training,) = [entry for entry in log if entry["event"] == "phase"]
+    assert test["n"] == 500
+    settings = json.loads((weights / "adapter_config.json").read_text(encoding="utf-8"))
+    assert test["accuracy"] == settings["test_accuracy"]
+    stated = ", ".join(f"{domain} {100 * accuracy:.1f}" for domain, accuracy in test["accuracy"].items())
+    assert f"Accuracy on 500 test questions per domain: {stated} " in README
+    assert f"{training['settings']['steps']:,} steps, {training['cpu_seconds'] / 3600:.1f} CPU-hours" in README

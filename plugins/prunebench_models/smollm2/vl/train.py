@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
+import shutil
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -53,7 +55,7 @@ class Settings:
         fade: fraction of the steps after which easy scenes are gone.
     """
 
-    steps: int = 2000
+    steps: int = 3200
     general: int = 3
     math: int = 3
     video: int = 1
@@ -96,11 +98,17 @@ def has_fast_bfloat16(device: str) -> bool:
     return torch.cuda.is_bf16_supported() if device.startswith("cuda") else torch.cpu._is_amx_tile_supported()
 
 
+def can_compile() -> bool:
+    """Whether there is a C++ compiler, which `torch.compile` needs on a CPU."""
+    return shutil.which(os.environ.get("CXX", "g++")) is not None
+
+
 def frozen_to_bfloat16(model: SmolLM2VL) -> None:
-    """Keep the decoder's frozen matrices as SmolLM2 was published, in bfloat16; nothing trained is touched."""
-    for module in model.modules():
-        if isinstance(module, LowRank):
-            module.base.to(torch.bfloat16)
+    """Keep the decoder's frozen weights as SmolLM2 was published, in bfloat16; nothing trained is touched."""
+    for parameter in model.get_decoder().parameters():
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.to(torch.bfloat16)
+    model.tie_weights()
 
 
 def precision(model: SmolLM2VL) -> torch.autocast:
@@ -121,12 +129,17 @@ class Trained(nn.Module):
 class StepShare:
     """One process's part of a step: its halves of every domain."""
 
-    def __init__(self, settings: Settings, tokenizer: Any, seed: int, workers: int) -> None:
+    def __init__(self, settings: Settings, tokenizer: Any, seed: int, workers: int, compiled: bool) -> None:
         self.settings, self.tokenizer, self.seed, self.workers = settings, tokenizer, seed, workers
         self.processor = TestbedProcessor()
+        self.to_compile = compiled
 
     def __call__(self, model: SmolLM2VL, step: int, worker: int, stats: Tensor) -> None:
         """Accumulate gradients; report loss and accuracy by domain."""
+        if self.to_compile:  # here, since compiled code does not travel to another process
+            for layer in model.get_decoder().layers:
+                layer.forward = torch.compile(layer.forward, dynamic=True)
+            self.to_compile = False
         settings = self.settings
         left = max(0.0, 1 - step / (settings.fade * settings.steps))
         whole = HALVES * sum(settings.contexts(domain) for domain in DOMAINS)
@@ -173,7 +186,15 @@ def accuracy(model: SmolLM2VL, questions: dict[str, list[Packed]]) -> dict[str, 
     return found
 
 
-def train(out: Path, settings: Settings, device: str, workers: int, seed: int, checkpoint_seconds: float) -> None:
+def train(
+    out: Path,
+    settings: Settings,
+    device: str,
+    workers: int,
+    seed: int,
+    checkpoint_seconds: float,
+    compiled: bool = False,
+) -> None:
     """Train from nothing, or from the last checkpoint under ``out``; the adapter goes into ``out / "model"``.
 
     Args:
@@ -183,6 +204,7 @@ def train(out: Path, settings: Settings, device: str, workers: int, seed: int, c
         workers: processes of one thread each that share a step (1 or 2; 1 on a GPU).
         seed: of fresh weights and data.
         checkpoint_seconds: time between checkpoints.
+        compiled: compile the decoder layers: a minute more at the start, a third less per step on a CPU.
     """
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     workers = workers if device == "cpu" else 1
@@ -204,7 +226,8 @@ def train(out: Path, settings: Settings, device: str, workers: int, seed: int, c
     probe = held_out("calibration", 60, 1, tokenizer)
     clock.start("smollm2-vl", state)
     saved = begun = time.monotonic()
-    team = Team(model, StepShare(settings, tokenizer, seed, workers), workers, (HALVES * len(DOMAINS), len(REPORTED)))
+    share = StepShare(settings, tokenizer, seed, workers, compiled)
+    team = Team(model, share, workers, (HALVES * len(DOMAINS), len(REPORTED)))
     means: dict[str, float] = {}
     for step in range(state["step"], settings.steps):
         for group in optimizer.param_groups:
@@ -283,12 +306,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, choices=(1, 2), default=2, help="CPU processes (default: 2)")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and data (default: 0)")
     parser.add_argument("--minutes-per-checkpoint", type=float, default=5.0, help="default: 5")
+    parser.add_argument(
+        "--compile", action=argparse.BooleanOptionalAction, help="default: where there is a C++ compiler"
+    )
     for name, value in asdict(Settings()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value, help=f"default: {value}")
     given = vars(parser.parse_args(arguments))
     settings = Settings(**{name: given[name] for name in asdict(Settings())})
     seconds = 60 * given["minutes_per_checkpoint"]
-    train(given["out"], settings, given["device"], given["workers"], given["seed"], seconds)
+    compiled = can_compile() if given["compile"] is None else given["compile"]
+    train(given["out"], settings, given["device"], given["workers"], given["seed"], seconds, compiled)
     return 0
 
 
