@@ -25,6 +25,7 @@ from prunebench.errors import BadParameter, PlanError, PruneBenchError, StoreErr
 from prunebench.grid import Job, build_cells, build_strategies, calibration_spec, limited, reads_samples
 from prunebench.plan import Plan, Provenance
 from prunebench.plugins import Plugins, get_plugins
+from prunebench.probing import Remembered
 from prunebench.recovery.cell import recover_cell
 from prunebench.reporter import Reporter
 from prunebench.store import Latency, Memory, Record, Store, now
@@ -85,6 +86,7 @@ class Session:
             self.evaluators[name] = self._evaluator(name)
         self._samples: list[Sample] | None = None
         self._trace: Trace | None = None
+        self._remembered = Remembered()
         self._timing_samples: list[Sample] | None = None
 
     # -- setting up --------------------------------------------------------------------------------------------------
@@ -173,11 +175,12 @@ class Session:
         other = copy.copy(self)
         other.spec = self.spec.model_copy(update={key: value for key, value in given.items() if value is not None})
         other._samples = other._trace = None
+        other._remembered = Remembered()
         return other
 
     def hold(self, samples: Sequence[Sample], trace: Trace) -> None:
         """Take these samples and their trace for calibration, whatever the spec says."""
-        self._samples, self._trace = list(samples), trace
+        self._samples, self._trace, self._remembered = list(samples), trace, Remembered()
 
     def trace(self) -> Trace:
         """The one Trace of this run, with all that any of its strategies reads; from disk where it is there already."""
@@ -215,7 +218,10 @@ class Session:
         return self._trace
 
     def probe(self) -> Probe:
-        """The dense model on the calibration samples, to be asked what it loses; its work counts for one plan."""
+        """The dense model on the calibration samples, to be asked what it loses.
+
+        Answers are shared by the plans of a run, and what each took counts for every plan that asked.
+        """
         from prunebench.probing import Probe
 
         return Probe(
@@ -223,6 +229,7 @@ class Session:
             self.samples(),
             encode=lambda batch: self.encoder.encode(self.loaded, batch),
             batch_size=self.spec.batch_size,
+            remembered=self._remembered,
         )
 
     def plan(self, job: Job) -> tuple[Plan, PlanContext]:
@@ -233,7 +240,7 @@ class Session:
         started = time.perf_counter()
         with self.reporter.step("  score and select"):
             plan = job.strategy.plan(context)
-        seconds = time.perf_counter() - started
+        seconds = time.perf_counter() - started + (probe.counts.recalled_seconds if probe else 0.0)
         if not isinstance(plan, Plan):
             raise PlanError(f"strategy {job.strategy.name!r} returned {type(plan).__name__}, it has to return a Plan")
         provenance = plan.provenance or Provenance(

@@ -279,7 +279,7 @@ def test_a_plot_of_perplexities_has_a_logarithmic_axis(tmp_path):
 
     (group,) = group_records(everything())
     axes = Figure().add_subplot()
-    curves._panel(axes, group, "prose", {"good": 0, "bad": 1, "close": 2, "random": 3})
+    curves._panel(axes, group, "prose", {"good": 0, "bad": 1, "close": 2, "random": 3}, None)
     assert axes.get_yscale() == "log"
     assert curves.accuracy_curves(everything(), tmp_path / "p.png").stat().st_size > 1000
 

@@ -52,7 +52,7 @@ def test_commands(command, tmp_path, monkeypatch):
     result = CliRunner().invoke(cli, small(shlex.split(command)[1:]), catch_exceptions=False)
     reset_plugins()
     assert result.exit_code == 0, result.output
-    assert "error" not in result.stderr
+    assert "error:" not in result.stderr
 
 
 def test_python_examples(tmp_path, monkeypatch):

@@ -6,22 +6,17 @@ import pytest
 import torch
 from prunebench_models.testbed.adapter import Testbed
 from prunebench_models.testbed.data import TestbedDataset
-from torch import nn
 
 from prunebench import Plan, prune, pruned
 from prunebench.errors import PlanError
 from tests.tiny_plugin import TinyGemma, TinyLlama, TinyText
+from tests.truth import identity_in_place
 
 PATTERNS = {
     6: [(2, 3), (0,), (0, 1), (1, 4), (5,), (0, 2, 3)],
     16: [(2, 3), (0,), (0, 1), (1, 14), (15,), (0, 2, 3, 9)],
 }
 ADAPTERS = {"tiny-llama": TinyLlama, "tiny-gemma3": TinyGemma, "testbed": Testbed}
-
-
-class Identity(nn.Module):
-    def forward(self, hidden_states, *_args, **_kwargs):
-        return hidden_states
 
 
 @pytest.fixture(scope="module", params=sorted(ADAPTERS))
@@ -70,13 +65,8 @@ def patterns(loaded):
 def test_pruned_equals_identity_in_place(loaded, inputs):
     """The truth test: bit for bit on every drop pattern, positions and per-layer masks included."""
     for drop in patterns(loaded):
-        layers = loaded.layers
-        originals = {layer: layers[layer] for layer in drop}
-        for layer in drop:
-            layers[layer] = Identity()
-        expected = logits(loaded, inputs)
-        for layer, original in originals.items():
-            layers[layer] = original
+        with identity_in_place(loaded, drop):
+            expected = logits(loaded, inputs)
         with pruned(loaded, Plan.drop(loaded.info, drop)):
             assert len(loaded.layers) == loaded.info.n_layers - len(drop)
             assert torch.equal(logits(loaded, inputs), expected), drop

@@ -17,7 +17,7 @@ from prunebench.errors import ModelError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["DecodeState", "TransformersAdapter", "position_ids", "quiet_loading", "resolve_device", "resolve_dtype"]
+__all__ = ["DecodeState", "TransformersAdapter", "position_ids", "resolve_device", "resolve_dtype"]
 
 
 @dataclass
@@ -127,10 +127,3 @@ def _with_one_more(mask: Tensor) -> Tensor:
     import torch
 
     return torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
-
-
-def quiet_loading() -> None:
-    """Keep transformers' own progress bars out of ours."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()

@@ -7,8 +7,8 @@ import re
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from prunebench.layer_config import config_changes
 from prunebench.measure.cost import describe
 from prunebench.model_info import ModelInfo
 from prunebench.plan import Plan
+from prunebench.quiet import quiet_transformers
 from prunebench.surgery import apply_plan, record_kept
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def load_pretrained(
     dtype = resolve_dtype(options.dtype)
     placement = _placement(options)
     checkpoint = Checkpoint.open(folder)
-    with _quiet():
+    with quiet_transformers():
         shell = meta_model(model_class, config, options.dtype)
         decoder = (find_decoder or usual_decoder)(shell)
         n_layers = len(decoder.layers)
@@ -120,7 +121,7 @@ def dense_info(
     Raises:
         ModelError: no model can be built from `config`.
     """
-    with _quiet():
+    with quiet_transformers():
         model = meta_model(model_class, config, dtype)
     return describe(model, adapter, name=name, revision=revision, dtype=dtype, **extra)
 
@@ -278,19 +279,3 @@ def _check_report(folder: Path, report: dict[str, Any], ignore_unexpected: Seque
 
 def _more(found: Sequence[Any]) -> str:
     return f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers' bars and tables out: what they warn of is an error here."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from prunebench.probing.counts import Counts
 from prunebench.probing.questions import balanced
+from prunebench.probing.remembered import Remembered
 from prunebench.probing.units import Unit, join
 
-__all__ = ["Counts", "Probe", "Unit", "balanced", "join"]
+__all__ = ["Counts", "Probe", "Remembered", "Unit", "balanced", "join"]
 
 
 def __getattr__(name: str) -> object:

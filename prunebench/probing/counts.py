@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from prunebench.plan import PlanCost
+    from prunebench.probing.remembered import Answer
 
 __all__ = ["Counts"]
 
@@ -22,17 +26,34 @@ class Counts:
             counts half.
         backward_passes: single samples through a backward pass of the whole decoder.
         token_layers: tokens without padding, counted once per layer that they went through.
+        recalled_seconds: wall time of the answers that were remembered, when they were computed.
     """
 
     n_layers: int
     layer_forwards: float = 0.0
     backward_passes: int = 0
     token_layers: float = 0.0
+    recalled_seconds: float = 0.0
 
     def add(self, layers: float, samples: int, tokens: int) -> None:
         """`samples` with `tokens` tokens in all went through `layers` layers."""
         self.layer_forwards += layers * samples
         self.token_layers += layers * tokens
+
+    @contextmanager
+    def taken_by(self, answer: Answer) -> Iterator[None]:
+        """Add to an answer what is counted inside, and the time."""
+        before = self.layer_forwards, self.token_layers, time.perf_counter()
+        yield
+        answer.layer_forwards += self.layer_forwards - before[0]
+        answer.token_layers += self.token_layers - before[1]
+        answer.seconds += time.perf_counter() - before[2]
+
+    def recall(self, answer: Answer) -> None:
+        """Count what an answer took when it was computed."""
+        self.layer_forwards += answer.layer_forwards
+        self.token_layers += answer.token_layers
+        self.recalled_seconds += answer.seconds
 
     @property
     def forward_passes(self) -> float:

@@ -14,8 +14,9 @@ from prunebench.probing.counts import Counts
 from prunebench.probing.measures import METRICS, Metric, cosine_of_rows, final_states, mean_by_row, nll
 from prunebench.probing.passage import Passage
 from prunebench.probing.questions import Batch, Question, balanced, batches, questions
+from prunebench.probing.remembered import Answer, Remembered
 from prunebench.probing.states import MEMORY_BYTES, States
-from prunebench.probing.units import Left, Unit, join, left_out
+from prunebench.probing.units import Left, Unit, join, left_out, prefix
 from prunebench.probing.weights import gradient_sums, parameters_of, weight_sums
 from prunebench.surgery import pruned
 
@@ -46,6 +47,7 @@ class Probe:
         encode: gives a batch's decoder inputs; ``loaded.encode`` by default, a cache where there is one.
         batch_size: samples per forward pass.
         memory: bytes of hidden states that are kept.
+        remembered: answers of earlier probes of this model on these samples; they are not computed again.
 
     Raises:
         PlanError: the model cannot lose single layers.
@@ -60,12 +62,14 @@ class Probe:
         batch_size: int = 16,
         memory: int = MEMORY_BYTES,
         counts: Counts | None = None,
+        remembered: Remembered | None = None,
     ) -> None:
         if len(loaded.layers) != loaded.info.n_layers:
             raise PlanError(f"the model has {len(loaded.layers)} of {loaded.info.n_layers} layers: load the dense one")
         self.loaded = loaded
         self.samples = balanced(samples)
         self.counts = counts or Counts(loaded.info.n_layers)
+        self._remembered = Remembered() if remembered is None else remembered
         self._encode, self._batch_size, self._memory = encode or loaded.encode, batch_size, memory
         self._passage = Passage(loaded)
         self._states = States(self._passage, self.counts, memory)
@@ -108,6 +112,7 @@ class Probe:
                 batch_size=self._batch_size,
                 memory=self._memory,
                 counts=self.counts,
+                remembered=self._remembered.part((n, held_out)),
             )
         return self._parts[n, held_out]
 
@@ -142,7 +147,7 @@ class Probe:
         def measure(batch: Batch, logits: Tensor) -> Tensor:
             return mean_by_row(*nll(logits, batch.targets), len(batch.rows))
 
-        return self._sweep(candidates, removed, measure)
+        return self._sweep(candidates, removed, measure, "losses")
 
     def token_losses(self, removed: Sequence[Unit] = ()) -> list[np.ndarray]:
         """The loss of every single token that counts with `removed` left out, one array per sample."""
@@ -172,33 +177,27 @@ class Probe:
             values = METRICS[metric](self._dense(batch)[counted], logits[counted])
             return mean_by_row(values, counted.nonzero()[:, 0].to(values.device), len(batch.rows))
 
-        return self._sweep(candidates, removed, measure)
+        return self._sweep(candidates, removed, measure, metric)
 
     def _sweep(
         self,
         candidates: Sequence[Unit | Sequence[Unit]],
         removed: Sequence[Unit],
         measure: Callable[[Batch, Tensor], Tensor],
+        what: str | None = None,
     ) -> np.ndarray:
-        import torch
-
+        """`measure` by sample for each candidate; remembered as `what`, where that is given."""
         base = left_out(removed, self.n_layers)
         lefts = [left_out(join(removed, _several(each)), self.n_layers) for each in candidates]
-        starts = [_first_difference(base, left) for left in lefts]
         self._check_model()
-        out = np.full((len(candidates), self.n_samples), np.nan)
-        self._states.keep_only(base)
-        with torch.inference_mode():
-            for batch in self._batches():
-                order = sorted(range(len(lefts)), key=starts.__getitem__)
-                walk = self._states.walk(batch, base, [starts[index] for index in order])
-                for index in order:
-                    start = starts[index]
-                    logits = self._passage.logits(
-                        batch.inputs, batch.keep, start=start, state=walk(start), left=lefts[index]
-                    )
-                    self._count(batch, self._passage.cost(start, self.n_layers, lefts[index]))
-                    out[index, batch.rows.start : batch.rows.stop] = measure(batch, logits).cpu().numpy()
+        known = self._remembered.answers if what is not None else {}
+        keys = [(what, prefix(left, self.n_layers)) for left in lefts]
+        for key in keys:
+            if key in known:
+                self.counts.recall(known[key])
+        if new := [index for index, key in enumerate(keys) if key not in known]:
+            known |= {keys[index]: answer for index, answer in self._ask(new, lefts, base, measure).items()}
+        out = np.array([known[key].values for key in keys]).reshape(len(candidates), self.n_samples)
         if not np.isfinite(out).all():
             index, row = np.argwhere(~np.isfinite(out))[0]
             raise CalibrationError(
@@ -206,6 +205,30 @@ class Probe:
                 "try --dtype float32, or look at the weights"
             )
         return out
+
+    def _ask(
+        self, new: Sequence[int], lefts: Sequence[Left], base: Left, measure: Callable[[Batch, Tensor], Tensor]
+    ) -> dict[int, Answer]:
+        """Run the model without `lefts` of the numbers `new`, by number."""
+        import torch
+
+        answers = {index: Answer(np.full(self.n_samples, np.nan)) for index in new}
+        starts = {index: _first_difference(base, lefts[index]) for index in new}
+        order = sorted(new, key=starts.__getitem__)
+        self._states.keep_only(base)
+        with torch.inference_mode():
+            for batch in self._batches():
+                walk = self._states.walk(batch, base, [starts[index] for index in order])
+                for index in order:
+                    start, left = starts[index], lefts[index]
+                    with self.counts.taken_by(answers[index]):
+                        logits = self._passage.logits(
+                            batch.inputs, batch.keep, start=start, state=walk(start), left=left
+                        )
+                        self._count(batch, self._passage.cost(start, self.n_layers, left))
+                        values = measure(batch, logits).cpu().numpy()
+                    answers[index].values[batch.rows.start : batch.rows.stop] = values
+        return answers
 
     def _dense(self, batch: Batch) -> Tensor:
         """The dense model's logits of a batch, kept while they fit."""

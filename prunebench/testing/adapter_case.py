@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ from prunebench.testing.state import ModelState
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["LARGE", "AdapterCase", "on_real_tokens", "quiet"]
+__all__ = ["LARGE", "AdapterCase", "on_real_tokens"]
 
 LARGE = 4 << 30
 """Bytes of weights above which nothing is loaded twice or written to disk."""
@@ -211,19 +210,3 @@ def _grown_extra(name: str, value: Any, length: int, window: int | None) -> Any:
     if value.dtype == torch.bool and value.dim() == 2 and value.shape[1] == length:
         return torch.cat([value, torch.zeros_like(value[:, :1])], -1)
     return value
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep transformers' progress bars and notes out of the report."""
-    from transformers.utils import logging
-
-    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bar:
-            logging.enable_progress_bar()

@@ -12,12 +12,15 @@ from prunebench.errors import BadParameter, UnknownName
 
 if TYPE_CHECKING:
     from prunebench.plugins import Plugins
-    from prunebench.probing import Probe
+    from prunebench.probing import Probe, Remembered
 
 __all__ = ["Bench", "find_adapter", "find_dataset", "tiny_benches"]
 
 SAMPLES = 48
 """Calibration samples of a bench: enough for statistics with a few dozen neighbours, few enough for seconds."""
+
+PROBE_SAMPLES = 4
+"""Samples of a bench's probe: a search through every sub-layer asks it hundreds of times."""
 
 
 class Bench:
@@ -42,6 +45,7 @@ class Bench:
         self._load, self._dataset = load, dataset
         self._loaded: LoadedModel | None = None
         self._traces: dict[frozenset[str], Trace] = {}
+        self._remembered: Remembered | None = None
 
     @classmethod
     def named(cls, plugins: Plugins, model: str, options: LoadOptions | None = None) -> Bench:
@@ -73,9 +77,12 @@ class Bench:
 
     def probe(self) -> Probe:
         """The model and its calibration samples, to be asked what it loses."""
-        from prunebench.probing import Probe
+        from prunebench.probing import Probe, Remembered
 
-        return Probe(self.loaded, self._dataset(self.loaded).samples("calibration", self.n_samples))
+        n_samples = min(self.n_samples, PROBE_SAMPLES)
+        self._remembered = self._remembered or Remembered()
+        samples = self._dataset(self.loaded).samples("calibration", n_samples)
+        return Probe(self.loaded, samples, remembered=self._remembered)
 
     def inputs(self) -> DecoderInputs:
         """Two encoded samples."""
@@ -89,6 +96,7 @@ class Bench:
         """Load anew at the next need: after something has damaged the model."""
         self._loaded = None
         self._traces = {}
+        self._remembered = None
 
 
 def tiny_benches() -> list[Bench]:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from prunebench.adapter import LoadedModel
 from prunebench.errors import PlanError
 from prunebench.plan import Plan
+from prunebench.quiet import quiet_transformers
 from prunebench.surgery import pruned, record_kept
-from prunebench.testing.adapter_case import LARGE, AdapterCase, on_real_tokens, quiet
+from prunebench.testing.adapter_case import LARGE, AdapterCase, on_real_tokens
 from prunebench.testing.report import Checklist, Failed, Skipped
 from prunebench.testing.state import ModelState
 
@@ -187,7 +188,7 @@ def save_and_reload(case: AdapterCase) -> None:
     if loaded.info.model_bytes > LARGE:
         raise Skipped(f"the model has more than {LARGE >> 30} GB: `prunebench export` writes it and compares")
     for plan in (_plans(case)[0], _plans(case)[-1]):
-        with tempfile.TemporaryDirectory() as folder, quiet():
+        with tempfile.TemporaryDirectory() as folder, quiet_transformers():
             with pruned(loaded, plan), _marked(loaded, plan):
                 expected = _logits(case)
                 save(folder)

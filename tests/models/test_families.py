@@ -13,21 +13,16 @@ from prunebench_models.hf.adapter import TransformersModel
 from prunebench_models.hf.capture import collate
 from prunebench_models.hf.deepstack import has_deepstack
 from prunebench_models.hf.families import ALIASES
-from torch import nn
 
 from prunebench import LoadedModel, Plan, prune, pruned, surgery
 from prunebench.errors import PlanError
 from prunebench.measure.cost import describe
 from tests.models.family_configs import AUDIO, BY_NAME, FAMILIES, LAYERS
+from tests.truth import identity_in_place
 
 PATTERNS = [(2, 3), (0,), (0, 1), (1, 4), (5,), (0, 2, 3)]
 NAMES = [family.name for family in FAMILIES]
 each_family = pytest.mark.parametrize("name", NAMES)
-
-
-class Identity(nn.Module):
-    def forward(self, hidden_states, *_args, **_kwargs):
-        return hidden_states
 
 
 def build(name):
@@ -145,13 +140,8 @@ def test_pruned_equals_identity_in_place(name, media):
     inputs = inputs if media else without_media(name)
     dense = logits(loaded, inputs)
     for drop in PATTERNS:
-        layers = loaded.layers
-        originals = {layer: layers[layer] for layer in drop}
-        for layer in drop:
-            layers[layer] = Identity()
-        expected = logits(loaded, inputs)
-        for layer, original in originals.items():
-            layers[layer] = original
+        with identity_in_place(loaded, drop):
+            expected = logits(loaded, inputs)
         # Words alone do not run through layers that attend to images.
         assert not torch.allclose(expected, dense, atol=1e-3) or (name, media, drop) == ("Mllama", False, (1, 4))
         with pruned(loaded, Plan.drop(loaded.info, drop)):

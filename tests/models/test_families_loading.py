@@ -21,7 +21,7 @@ from tests.commands import error_line, invoke
 from tests.models.family_configs import BY_NAME
 from tests.models.family_configs import FAMILIES as TINY
 from tests.models.family_processors import PARTS, save_checkpoint
-from tests.models.test_families import Identity
+from tests.truth import identity_in_place
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}USER: {% for c in m['content'] %}"
@@ -246,13 +246,8 @@ def test_a_pruned_checkpoint_can_be_pruned_again(name, folders, tmp_path):
 
 
 def _with_identities(loaded, inputs, drop):
-    originals = {layer: loaded.layers[layer] for layer in drop}
-    for layer in drop:
-        loaded.layers[layer] = Identity()
-    truth = loaded.adapter.forward(loaded, inputs)
-    for layer, original in originals.items():
-        loaded.layers[layer] = original
-    return truth
+    with identity_in_place(loaded, drop):
+        return loaded.adapter.forward(loaded, inputs)
 
 
 def test_the_thinker_of_a_whole_omni_checkpoint(folders, tmp_path):

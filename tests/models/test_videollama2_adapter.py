@@ -12,11 +12,11 @@ import pytest
 import torch
 from prunebench_models.videollama2.adapter import VideoLlama2
 from prunebench_models.videollama2.repository import DEFAULT, VARIANTS, WANTED
-from torch import nn
 
 from prunebench import LoadOptions, Plan, Sample, prune, pruned
 from prunebench.errors import CalibrationError, ModelError, PlanError, PruneBenchError, UnknownName
 from tests.data.videollama2.weights import write_checkpoint
+from tests.truth import identity_in_place
 
 LAYERS = 6
 PATTERNS = [(2, 3), (0,), (0, 1), (1, 4), (5,), (0, 2, 3)]
@@ -82,11 +82,6 @@ def logits(loaded, inputs):
         return loaded.adapter.forward(loaded, inputs)
 
 
-class Identity(nn.Module):
-    def forward(self, hidden_states, *_args, **_kwargs):
-        return hidden_states
-
-
 def test_groups_count_the_tokens_of_each_kind(models):
     for name, loaded in models.items():
         for sample in samples(loaded):
@@ -134,13 +129,8 @@ def test_media_change_the_answer(loaded):
 def test_pruned_equals_identity_in_place(loaded):
     inputs = encode(loaded, short(loaded))
     for drop in PATTERNS:
-        layers = loaded.layers
-        originals = {layer: layers[layer] for layer in drop}
-        for layer in drop:
-            layers[layer] = Identity()
-        expected = logits(loaded, inputs)
-        for layer, original in originals.items():
-            layers[layer] = original
+        with identity_in_place(loaded, drop):
+            expected = logits(loaded, inputs)
         with pruned(loaded, Plan.drop(loaded.info, drop)):
             assert len(loaded.layers) == LAYERS - len(drop)
             assert torch.equal(logits(loaded, inputs), expected), drop

@@ -11,12 +11,14 @@ from prunebench.adapter import DecoderInputs, LoadedModel, LoadOptions
 from prunebench.calibration.samples import Sample
 from prunebench.checkpoint import dense_info, input_device, load_pretrained
 from prunebench.errors import CalibrationError, ModelError, PruneBenchError, first_line
+from prunebench.quiet import quiet_transformers
 from prunebench_models.hf import capture, deepstack
 from prunebench_models.hf.appending import append_tokens
 from prunebench_models.hf.families import FAMILIES, Family
-from prunebench_models.hf.locate import Place, locate, model_class_of, recognise
-from prunebench_models.hf.processors import load_processor, quiet
+from prunebench_models.hf.locate import locate, model_class_of, recognise
+from prunebench_models.hf.processors import load_processor
 from prunebench_models.hf.prompts import model_inputs
+from prunebench_models.hub import Place
 from prunebench_models.transformers_adapter import TransformersAdapter
 
 if TYPE_CHECKING:
@@ -162,7 +164,7 @@ def _parameters(model_class: type) -> frozenset[str]:
 
 def _config(model_class: Any, family: Family, place: Place) -> Any:
     try:
-        with quiet():
+        with quiet_transformers():
             return model_class.config_class.from_pretrained(place.folder)
     except Exception as error:  # validation errors have types of their own
         raise ModelError(

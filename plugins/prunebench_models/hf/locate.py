@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +11,12 @@ from prunebench.checkpoint import read_json
 from prunebench.errors import BadParameter, ModelError, first_line
 from prunebench.measure.cost import checkpoint_revision
 from prunebench_models.hf.families import ALIASES, Family, family_of, is_known
+from prunebench_models.hub import Place, fetch
 
-__all__ = ["Place", "locate", "model_class_of", "recognise"]
+__all__ = ["locate", "model_class_of", "recognise"]
 
 PATTERNS = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "tokenizer*", "*.model", "*.txt")
 """Files of a repository that are fetched; pickled weights never are."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Weights on this machine.
-
-    Attributes:
-        folder: where they are.
-        name: repository or folder name, as it stands in plans and records.
-        revision: the Hub's commit, or a hash of the files.
-    """
-
-    folder: Path
-    name: str
-    revision: str
 
 
 def locate(options: LoadOptions) -> Place:
@@ -58,30 +43,9 @@ def locate(options: LoadOptions) -> Place:
         )
     if repository.startswith(("/", ".", "~")) or repository.count("/") != 1:
         raise ModelError(f"no such model folder: {repository} (a name on the Hub has the form ORG/NAME)")
-    return _fetched(repository, options)
-
-
-def _fetched(repository: str, options: LoadOptions) -> Place:
-    from huggingface_hub import errors as hub
-    from huggingface_hub import snapshot_download
-
-    patterns = [*PATTERNS, "*.py"] if options.trust_remote_code else list(PATTERNS)
-    try:
-        folder = Path(snapshot_download(repository, revision=options.revision, allow_patterns=patterns))
-    except hub.GatedRepoError as error:
-        raise ModelError(
-            f"{repository} is gated: accept its licence on huggingface.co and log in with `hf auth login`"
-        ) from error
-    except hub.RevisionNotFoundError as error:
-        raise ModelError(f"{repository} has no revision {options.revision!r} on the Hub") from error
-    except (hub.RepositoryNotFoundError, hub.HFValidationError) as error:
-        raise ModelError(f"no repository {repository!r} on the Hub (or it is private: `hf auth login`)") from error
-    except Exception as error:  # every transport has errors of its own
-        raise ModelError(
-            f"cannot fetch {repository} from the Hub ({type(error).__name__}): download the folder where there is a "
-            "network and give it by --model-path DIR"
-        ) from error
-    return Place(folder, repository, folder.name)  # the cache's folders are named by commit
+    patterns = [*PATTERNS, "*.py"] if options.trust_remote_code else PATTERNS
+    folder = fetch(repository, options.revision, patterns)
+    return Place(folder, repository, folder.name)
 
 
 def recognise(place: Place, options: LoadOptions) -> tuple[Family, dict[str, Any]]:

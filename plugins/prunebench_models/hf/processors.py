@@ -9,16 +9,15 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from prunebench.checkpoint import read_json
 from prunebench.errors import MissingExtra, ModelError, first_line
+from prunebench.quiet import quiet_transformers
 from prunebench_models.hf.families import Family
 
-__all__ = ["PixtralPrompts", "load_processor", "quiet", "settings_of"]
+__all__ = ["PixtralPrompts", "load_processor", "settings_of"]
 
 
 def load_processor(folder: Path, family: Family, *, trust_remote_code: bool = False) -> Any:
@@ -32,7 +31,7 @@ def load_processor(folder: Path, family: Family, *, trust_remote_code: bool = Fa
 
     more = {"trust_remote_code": True} if trust_remote_code else {}
     try:
-        with quiet():
+        with quiet_transformers():
             if family.is_plain:
                 return transformers.AutoTokenizer.from_pretrained(folder, padding_side="left", **more)
             found = _whole(folder, more)
@@ -44,19 +43,6 @@ def load_processor(folder: Path, family: Family, *, trust_remote_code: bool = Fa
             raise MissingExtra("mistral-common", "voxtral", f"the tokenizer of {folder} (tekken.json)") from error
         what = "tokenizer" if family.is_plain else "processor"
         raise ModelError(f"cannot load the {what} of {folder}: {first_line(error)}") from error
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep out the library's advice to install torchvision and its remarks on other models' settings."""
-    from transformers.utils import logging
-
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
 
 
 def settings_of(folder: Path, part: str) -> dict[str, Any]:

@@ -8,19 +8,17 @@ conversion leaves nothing that could be mistaken for a model.
 from __future__ import annotations
 
 import importlib.util
-import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from prunebench import jsonio
 from prunebench.errors import ModelError, first_line
+from prunebench.quiet import quiet_transformers
 from prunebench_models.smollm2 import GGUF_FILE, GGUF_PACKAGE, GGUF_SHA256, INSTALL
-from prunebench_models.smollm2.cache import cache_dir, sha256_of
+from prunebench_models.smollm2.cache import WEIGHTS, cache_dir, make_folder, sha256_of
 
-__all__ = ["CONVERSION", "find_gguf", "model_folder", "settle", "weights_revision"]
+__all__ = ["CONVERSION", "find_gguf", "model_folder", "weights_revision"]
 
 CONVERSION = "1"
 """Changes whenever the same file would give other weights: part of the model's revision."""
@@ -56,7 +54,7 @@ def model_folder(say: Callable[[str], None] | None = None) -> Path:
         ModelError: the package is missing or not the pinned one, or the conversion fails.
     """
     target = cache_dir() / "smollm2" / weights_revision()[:16]
-    if (target / "model.safetensors").is_file() and (target / "config.json").is_file():
+    if (target / WEIGHTS).is_file() and (target / "config.json").is_file():
         return target
     say = say or (lambda line: None)
     source = find_gguf()
@@ -68,26 +66,9 @@ def model_folder(say: Callable[[str], None] | None = None) -> Path:
         )
     if importlib.util.find_spec("gguf") is None:
         raise ModelError(f"reading {source.name} needs the package gguf: `{INSTALL}` installs it")
-    work = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(dir=target.parent, prefix=".converting-"))
-        say(f"converting it to float32 safetensors in {target} (once; about half a minute)")
-        _convert(source, work)
-        settle(work)
-        try:
-            work.replace(target)
-        except OSError:  # another process was faster, and its folder is as good
-            if not (target / "model.safetensors").is_file():
-                raise
-    except OSError as error:
-        reason = error.strerror or first_line(error)
-        raise ModelError(
-            f"cannot write the converted model to {target}: {reason}; name another folder by PRUNEBENCH_CACHE"
-        ) from error
-    finally:
-        if work is not None and work.exists():
-            shutil.rmtree(work, ignore_errors=True)
+    say(f"converting it to float32 safetensors in {target} (once; about half a minute)")
+    with quiet_transformers():
+        make_folder(target, lambda folder: _convert(source, folder))
     say("converted")
     return target
 
@@ -96,9 +77,6 @@ def _convert(source: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GgufConfig
 
-    from prunebench_models.transformers_adapter import quiet_loading
-
-    quiet_loading()
     where = {"pretrained_model_name_or_path": source.parent, "gguf_file": source.name}
     try:
         # Without `dequantize` the model still calls itself quantised and refuses to be saved.
@@ -116,15 +94,6 @@ def _convert(source: Path, folder: Path) -> None:
     )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-def settle(folder: Path) -> None:
-    """On disk and readable by all, before the folder gets its name."""
-    for path in folder.iterdir():
-        path.chmod(0o644)
-        with open(path, "rb+") as file:
-            os.fsync(file.fileno())
-    folder.chmod(0o755)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from prunebench.adapter import LoadOptions
-from prunebench.errors import ModelError, UnknownName, typed_line
+from prunebench.errors import ModelError, UnknownName
 from prunebench.measure.cost import checkpoint_revision
+from prunebench_models.hub import Place, fetch
 
-__all__ = ["DEFAULT", "VARIANTS", "Place", "Variant", "check_variant", "locate"]
+__all__ = ["DEFAULT", "VARIANTS", "Variant", "check_variant", "locate"]
 
 
 class Variant(NamedTuple):
@@ -33,20 +34,6 @@ WANTED = ("*.safetensors", "*.json", "tokenizer.model", "merges.txt", "*.jinja")
 """No pickled files: the audio tower and projectors that lie beside the shards as ``*.bin`` are in the shards too."""
 
 
-class Place(NamedTuple):
-    """Where the weights are.
-
-    Attributes:
-        folder: on this machine.
-        name: repository or folder name, as it stands in plans and records.
-        revision: the hub's commit, or a hash of the files.
-    """
-
-    folder: Path
-    name: str
-    revision: str
-
-
 def locate(options: LoadOptions) -> Place:
     """The folder with the weights asked for; fetched from the hub where no path is given.
 
@@ -55,7 +42,7 @@ def locate(options: LoadOptions) -> Place:
         ModelError: no such folder, a projector without its language model, or a hub that cannot be reached.
     """
     repository = _repository(options.reference)
-    folder = Path(options.path).expanduser() if options.path else _fetched(repository, options.revision)
+    folder = Path(options.path).expanduser() if options.path else fetch(repository, options.revision, WANTED)
     if not (folder / "config.json").is_file():
         raise ModelError(f"no VideoLLaMA2 in {folder}: there is no config.json; give its folder by --model-path")
     if (folder / "mm_projector.bin").is_file() and not any(folder.glob("*.safetensors")):
@@ -92,18 +79,6 @@ def _repository(reference: str | None) -> str:
     if reference.lower() not in VARIANTS:
         raise UnknownName("VideoLLaMA2 variant", reference, VARIANTS)
     return VARIANTS[reference.lower()].repository
-
-
-def _fetched(repository: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(WANTED)))
-    except Exception as error:  # the hub's, httpx's and the system's errors have no common base
-        raise ModelError(
-            f"cannot fetch {repository} from the hub ({typed_line(error)}): "
-            "download it where there is a network, and give its folder by --model-path"
-        ) from error
 
 
 def _base_error(name: str) -> ModelError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ from typing import Any
 from prunebench import jsonio
 from prunebench.checkpoint import read_json
 from prunebench.errors import ModelError, first_line
-from prunebench_models.smollm2.cache import cache_dir, sha256_of
-from prunebench_models.smollm2.convert import model_folder, settle, weights_revision
+from prunebench_models.smollm2.cache import WEIGHTS, cache_dir, make_folder, sha256_of
+from prunebench_models.smollm2.convert import model_folder, weights_revision
 from prunebench_models.smollm2.vl import ADAPTER_FILE, SETTINGS_FILE, weights_dir
 
 __all__ = ["adapter_revision", "merged_folder", "new_config"]
@@ -50,27 +49,11 @@ def merged_folder(adapter: Path | None = None, say: Callable[[str], None] | None
         raise ModelError(f"no SmolLM2-VL weights ({ADAPTER_FILE}) in {adapter}: `make smollm2-vl` trains them")
     say = say or (lambda line: None)
     target = cache_dir() / "smollm2-vl" / adapter_revision(adapter)[:16]
-    if (target / "model.safetensors").is_file():
+    if (target / WEIGHTS).is_file():
         return target
     base = model_folder(say)
     say(f"merging the adapter into SmolLM2's weights in {target} (once)")
-    work = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(dir=target.parent, prefix=".merging-"))
-        _merge(base, adapter, work)
-        settle(work)
-        try:
-            work.replace(target)
-        except OSError:  # another process was faster, and its folder is as good
-            if not (target / "model.safetensors").is_file():
-                raise
-    except OSError as error:
-        reason = error.strerror or first_line(error)
-        raise ModelError(f"cannot write {target}: {reason}; name another folder by PRUNEBENCH_CACHE") from error
-    finally:
-        if work is not None and work.exists():
-            shutil.rmtree(work, ignore_errors=True)
+    make_folder(target, lambda folder: _merge(base, adapter, folder))
     return target
 
 
@@ -85,7 +68,7 @@ def _merge(base: Path, adapter: Path, folder: Path) -> None:
         if settings["base_revision"] != weights_revision():
             raise ModelError(f"the adapter in {adapter} was trained on other SmolLM2 weights: train it anew")
         config = new_config(LlamaConfig.from_pretrained(base), settings["vision_config"], settings["max_frames"])
-        weights, shipped = load_file(base / "model.safetensors"), load_file(adapter / ADAPTER_FILE)
+        weights, shipped = load_file(base / WEIGHTS), load_file(adapter / ADAPTER_FILE)
         state = merged_state(weights, shipped, settings["rank"], settings["scale"])
     except ModelError:
         raise
@@ -93,10 +76,10 @@ def _merge(base: Path, adapter: Path, folder: Path) -> None:
         raise ModelError(
             f"the adapter in {adapter} cannot be used: {type(error).__name__} {first_line(error)}"
         ) from error
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
     config.architectures = ["SmolLM2VL"]
     config.save_pretrained(folder)
     for path in sorted(base.iterdir()):
-        if path.name not in ("model.safetensors", "config.json"):
+        if path.name not in (WEIGHTS, "config.json"):
             shutil.copyfile(path, folder / path.name)
     (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")

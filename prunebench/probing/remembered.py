@@ -1,0 +1,42 @@
+"""Answers of a probe that are kept: a search at a larger budget asks again what a smaller one has asked."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+__all__ = ["Answer", "Remembered"]
+
+
+@dataclass
+class Answer:
+    """What a question gave, and what it took.
+
+    Attributes:
+        values: (samples,) float64.
+        layer_forwards, token_layers: as in `prunebench.probing.Counts`.
+        seconds: wall time.
+    """
+
+    values: np.ndarray
+    layer_forwards: float = 0.0
+    token_layers: float = 0.0
+    seconds: float = 0.0
+
+
+@dataclass
+class Remembered:
+    """Answers by question, for one model and one list of samples.
+
+    Whoever asks again is charged what the question took the first time, so that a plan's cost is that of its search
+    alone, whichever plans were made before it.
+    """
+
+    answers: dict[Hashable, Answer] = field(default_factory=dict)
+    parts: dict[Hashable, Remembered] = field(default_factory=dict)
+
+    def part(self, key: Hashable) -> Remembered:
+        """Of some of the samples."""
+        return self.parts.setdefault(key, Remembered())
