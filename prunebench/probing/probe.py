@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -76,6 +76,7 @@ class Probe:
         self._asked: list[Question] | None = None
         self._parts: dict[tuple[int | None, bool], Probe] = {}
         self._changed: dict[int, Tensor] = {}
+        self._charged: set[Hashable] = set()
 
     # -- what is asked -----------------------------------------------------------------------------------------------
 
@@ -192,9 +193,10 @@ class Probe:
         self._check_model()
         known = self._remembered.answers if what is not None else {}
         keys = [(what, prefix(left, self.n_layers)) for left in lefts]
-        for key in keys:
+        for key in set(keys) - self._charged:
             if key in known:
                 self.counts.recall(known[key])
+        self._charged |= set(keys)
         if new := [index for index, key in enumerate(keys) if key not in known]:
             known |= {keys[index]: answer for index, answer in self._ask(new, lefts, base, measure).items()}
         out = np.array([known[key].values for key in keys]).reshape(len(candidates), self.n_samples)

@@ -30,8 +30,8 @@ class Answer:
 class Remembered:
     """Answers by question, for one model and one list of samples.
 
-    Whoever asks again is charged what the question took the first time, so that a plan's cost is that of its search
-    alone, whichever plans were made before it.
+    A probe that asks what another has asked is charged, once, what it took the other: a plan's cost is that of its
+    search alone, whichever plans were made before it.
     """
 
     answers: dict[Hashable, Answer] = field(default_factory=dict)

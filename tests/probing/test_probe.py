@@ -17,7 +17,7 @@ from prunebench.calibration.samples import Sample
 from prunebench.errors import CalibrationError, PlanError
 from prunebench.measure.cost import describe
 from prunebench.ops import DropSublayer, Merge
-from prunebench.probing import Probe, balanced
+from prunebench.probing import Probe, Remembered, balanced
 from prunebench.probing.passage import Passage
 from prunebench.testing.tiny import TinyGemma, TinyLlama, TinyMedia
 from tests.models.family_configs import BY_NAME
@@ -92,13 +92,44 @@ def test_only_what_is_behind_runs(llama):
     probe.losses([4])
     assert probe.layer_forwards == (4 + 1) * 6  # four in front, once; the one behind
     probe.losses([4, (4, "mlp")])
-    assert probe.layer_forwards == (5 + 1 + 1.5) * 6  # the state in front is kept
+    assert probe.layer_forwards == (5 + 1.5) * 6  # the state in front is kept, and so is the answer about 4
     probe.losses([5], removed=[4])
-    assert probe.layer_forwards == (5 + 2.5 + 0 + 0) * 6  # without 4 the same state goes into 5
+    assert probe.layer_forwards == (5 + 1.5 + 0) * 6  # without 4 the same state goes into 5
     small = Probe(llama, SAMPLES, memory=0)
     small.losses(list(range(6)))
     assert small.layer_forwards == (5 + 5 + 4 + 3 + 2 + 1 + 0) * 6  # nothing is kept, and nothing runs twice
     assert small.passes == pytest.approx(20 / 6)
+
+
+def test_what_was_asked_before_is_not_run_again_and_costs_the_same(llama):
+    def ask(probe):
+        return [
+            probe.losses([0, 1, (3, "mlp")]),
+            probe.losses([2, 4], removed=[1]),
+            probe.losses([2, (3, "mlp")], removed=[1]),
+            probe.changes([0, 1], metric="kl"),
+            probe.changes([0, 1], metric="norm"),
+            probe.take(2).losses([0, 1]),
+            probe.take(2, held_out=True).losses([0, 1]),
+        ]
+
+    ran = []
+    handles = [layer.register_forward_hook(lambda *_: ran.append(1)) for layer in llama.layers]
+    remembered = Remembered()
+    alone, first, second = Probe(llama, SAMPLES), *(Probe(llama, SAMPLES, remembered=remembered) for _ in range(2))
+    try:
+        expected, found = ask(alone), ask(first)
+        so_far = len(ran)
+        again = ask(second)
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert so_far and len(ran) == so_far
+    for one, two, three in zip(expected, found, again, strict=True):
+        assert np.array_equal(one, two) and np.array_equal(two, three)
+    assert alone.counts.layer_forwards == first.counts.layer_forwards == second.counts.layer_forwards
+    assert alone.counts.tokens == first.counts.tokens == second.counts.tokens
+    assert first.counts.recalled_seconds == 0 < second.counts.recalled_seconds
 
 
 NAMES = ("Llama", "Gemma3", "PaliGemma2", "Qwen2VL", "Qwen3VL", "Qwen3.5", "Mllama")
