@@ -87,6 +87,7 @@ class Session:
         self._samples: list[Sample] | None = None
         self._trace: Trace | None = None
         self._remembered = Remembered()
+        self._evaluated: dict[str, tuple[str, tuple[TaskResult, ...]]] = {}
         self._timing_samples: list[Sample] | None = None
 
     # -- setting up --------------------------------------------------------------------------------------------------
@@ -310,6 +311,7 @@ class Session:
             found = None if self.spec.force else self.store.finished(job.cell, self.reporter.warn)
             if found is not None:
                 done[cell_id] = found
+                self._note(found)
         if done:
             self.reporter.note(f"{len(done)} of {len(jobs)} cells are finished already and skipped")
         todo = [job.cell for cell_id, job in jobs.items() if cell_id not in done]
@@ -343,7 +345,11 @@ class Session:
                     plan = recover_cell(self, job, plan)
                     parts |= {"plan": plan, "warnings": plan.provenance.warnings if plan.provenance else ()}
                     lap("recover")
-                parts["tasks"] = tuple(self.evaluate(plan))
+                if plan.digest in self._evaluated:
+                    # Methods often agree: the same operations give the same answers, which need no second asking.
+                    parts["evaluated_in"], parts["tasks"] = self._evaluated[plan.digest]
+                else:
+                    parts["tasks"] = tuple(self.evaluate(plan))
                 lap("evaluate")
                 parts["latency"], parts["memory"] = self.measure(plan)
                 lap("measure")
@@ -367,7 +373,13 @@ class Session:
             **parts,
         )
         self.store.write(record)
+        self._note(record)
         return record
+
+    def _note(self, record: Record) -> None:
+        """Keep a finished record's answers for further plans of the same operations."""
+        if record.complete and record.plan is not None:
+            self._evaluated.setdefault(record.plan.digest, (record.evaluated_in or record.id, record.tasks))
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -87,6 +87,9 @@ class Record(_Part):
     kind: str = "layers"
     plan: Plan | None = None
     tasks: tuple[TaskResult, ...] = ()
+    evaluated_in: str | None = Field(
+        default=None, description="id of the record of the same operations in the same run whose answers these are"
+    )
     latency: Latency | None = None
     memory: Memory | None = None
     seconds: dict[str, float] = Field(default_factory=dict, description="wall seconds of each stage")

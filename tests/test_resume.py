@@ -97,3 +97,13 @@ def test_a_failed_cell_runs_again_and_the_others_do_not(plugin, tmp_path, unbrok
     again = invoke(*command(plugin, tmp_path))
     assert again.exit_code == 0 and "3 of 4 cells are finished already" in again.stderr
     assert {label: comparable(record) for label, record in records_of(tmp_path).items()} == unbroken
+
+
+def test_operations_that_two_methods_share_are_evaluated_once(plugin, tmp_path, unbroken):
+    first, second = unbroken["killer at sparsity 0.5"], unbroken["last_n at sparsity 0.5"]  # both take the last layers
+    assert first["plan"]["ops"] == second["plan"]["ops"] and first["evaluated_in"] is None
+    assert second["evaluated_in"] == first["id"] and second["tasks"] == first["tasks"]
+    alone = [str(x) for x in ("run", *TINY, "-s", "last_n", "--sparsity", 0.5, "--out", tmp_path)]
+    assert invoke(*alone).exit_code == 0
+    other = comparable(records_of(tmp_path)["last_n at sparsity 0.5"])
+    assert other["evaluated_in"] is None and other["tasks"] == second["tasks"]
