@@ -98,9 +98,15 @@ class Batch:
 
     # -- filled in while the model runs ------------------------------------------------------------------------------
 
-    def pack(self, hidden: Tensor) -> Tensor:
-        """(B, T, d) → (P, d) in the order of the packed tokens; aggregation tokens come after them."""
-        return hidden.flatten(0, 1).index_select(0, self._take.to(hidden.device))
+    def pack(self, hidden: Tensor, into: Tensor) -> None:
+        """(B, T, d) → `into`, (P, d) in the order of the packed tokens; aggregation tokens come after them."""
+        import torch
+
+        rows, take = hidden.flatten(0, 1), self._take.to(hidden.device)
+        if rows.dtype == into.dtype and rows.device == into.device:  # straight to its place: nothing is copied twice
+            torch.index_select(rows, 0, take, out=into)
+        else:
+            into.copy_(rows.index_select(0, take))
 
     def put(self, boundary: int, hidden: Tensor) -> None:
         """Keep the hidden states (B, T, d) at a layer boundary."""
@@ -110,7 +116,7 @@ class Batch:
             shape = (self.n_layers + 1, len(self._take), hidden.shape[-1])
             self._buffer = self._memory(shape, hidden.dtype)
             self._norms = torch.empty(shape[:2], dtype=torch.float32, device=self.device)
-        self._buffer[boundary].copy_(self.pack(hidden))
+        self.pack(hidden, self._buffer[boundary])
         # Taken here, while the states are in the processor's cache.
         torch.linalg.vector_norm(self._buffer[boundary], dim=-1, dtype=torch.float32, out=self._norms[boundary])
 
@@ -138,6 +144,11 @@ class Batch:
         raise CalibrationError(
             f"hidden states are not finite ({where}, sample {sample.id!r}): try --dtype float32, or look at the weights"
         )
+
+    @property
+    def packed_shape(self) -> tuple[int, int]:
+        """(P, d) with the aggregation tokens, once a boundary has been seen."""
+        return tuple(self._buffer.shape[1:])
 
     # -- read by the statistics --------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from prunebench.adapter import LoadedModel
@@ -95,14 +96,18 @@ class _Inside:
         self.batch, self.cosines = batch, cosines
         self.middle: Tensor | None = None
         self.output: Tensor | None = None
+        self._packed: Tensor | None = None  # memory that every layer uses anew
+        self._products: Tensor | None = None
+        self._norm: Tensor | None = None
         self.flat = {m: batch.index[torch.from_numpy(batch.chosen(m)).clamp(min=0).to(batch.device)].flatten()
                      for m in mlp_tokens}  # fmt: skip
         if cosines:
             batch.sublayer = torch.empty(batch.n_layers, 2, batch.n_tokens, device=batch.device)
         self.handles = []
         try:
-            for layer in loaded.layers:
-                self.handles.append(_after_attention(layer).register_forward_pre_hook(self._middle, with_kwargs=True))
+            for number, layer in enumerate(loaded.layers):
+                hook = partial(self._middle, number)
+                self.handles.append(_after_attention(layer).register_forward_pre_hook(hook, with_kwargs=True))
                 if mlp_tokens:
                     self.handles.append(mlp_of(layer).register_forward_hook(self._mlp))
         except BaseException:
@@ -113,8 +118,10 @@ class _Inside:
         for handle in self.handles:
             handle.remove()
 
-    def _middle(self, _module: Any, args: tuple, kwargs: dict) -> None:
+    def _middle(self, layer: int, _module: Any, args: tuple, kwargs: dict) -> None:
         self.middle = args[0] if args else next(iter(kwargs.values()))
+        if self.cosines:  # here and not at the layer's end: it has just been computed, and is in the processor's cache
+            self._before(layer, self.middle)
 
     def _mlp(self, _module: Any, _args: tuple, output: Any) -> None:
         self.output = output[0] if isinstance(output, tuple) else output
@@ -129,22 +136,31 @@ class _Inside:
             )
         middle = self.middle.reshape(hidden.shape)
         if self.cosines:
-            self._cosines(layer, middle)
+            self._cosine(layer, 1)
         for m, flat in self.flat.items():
             self._keep(layer, m, flat.to(hidden.device), middle, hidden)
         self.middle = self.output = None
 
-    def _cosines(self, layer: int, middle: Tensor) -> None:
+    def _before(self, layer: int, middle: Tensor) -> None:
+        """Keep the residual between attention and MLP, and compare it with what went into the layer."""
         import torch
 
         batch = self.batch
-        packed = batch.pack(middle)[: batch.n_tokens].to(batch.device).float()
-        tiny = torch.finfo(torch.float32).tiny
-        norm = torch.linalg.vector_norm(packed, dim=-1)
-        for place, boundary in enumerate((layer, layer + 1)):
-            products = (packed * batch.states[boundary]).sum(-1)
-            lengths = (norm * batch.norms[boundary]).clamp_(min=tiny)
-            batch.sublayer[layer, place] = (products / lengths).clamp_(-1.0, 1.0)
+        if self._packed is None:
+            tokens, width = batch.packed_shape
+            self._packed = torch.empty(tokens, width, device=batch.device)
+            self._products = torch.empty(batch.n_tokens, width, device=batch.device)
+        batch.pack(middle.reshape(batch.size, -1, middle.shape[-1]), self._packed)
+        self._norm = torch.linalg.vector_norm(self._packed[: batch.n_tokens], dim=-1)
+        self._cosine(layer, 0)
+
+    def _cosine(self, layer: int, place: int) -> None:
+        import torch
+
+        batch, boundary = self.batch, layer + place
+        products = torch.mul(self._packed[: batch.n_tokens], batch.states[boundary], out=self._products).sum(-1)
+        lengths = (self._norm * batch.norms[boundary]).clamp_(min=torch.finfo(torch.float32).tiny)
+        torch.div(products, lengths, out=batch.sublayer[layer, place]).clamp_(-1.0, 1.0)
 
     def _keep(self, layer: int, m: int, flat: Tensor, middle: Tensor, hidden: Tensor) -> None:
         import torch

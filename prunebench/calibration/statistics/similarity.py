@@ -33,7 +33,8 @@ def token_cosine(batch: Batch, _value: Any) -> dict[str, Tensor]:
             high = min(low + step, stop)
             units = (states[:, low:high] * inverse[:, low:high]).flatten(1)
             torch.addmm(target, units, units.T, out=target)
-        target.clamp_(start - stop, stop - start)
+    counts = torch.tensor(batch.counts, dtype=sums.dtype, device=batch.device)[:, :, None, None]
+    sums.clamp_(-counts, counts)
     last = (states[:, batch.last] * inverse[:, batch.last]).transpose(0, 1)
     return {"token_cosine": with_groups(sums, (last @ last.transpose(1, 2)).clamp_(-1.0, 1.0))}
 
