@@ -98,7 +98,7 @@ def calibration_spec(spec: Spec, dataset: Dataset) -> CalibrationSpec:
 
 def reads_samples(strategy: Strategy) -> bool:
     """Whether its plans depend on the calibration samples: by statistics, or by what the model makes of them."""
-    return bool(strategy.requires()) or strategy.needs_model
+    return bool(strategy.requires()) or (strategy.needs_model and not strategy.weights_only)
 
 
 def build_cells(

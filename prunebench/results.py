@@ -34,7 +34,7 @@ MEMORY = (
 COLUMNS = (
     *("cell", "group", "status", "error", "model", "model_revision", "dtype", "suite", "limit"),
     *("strategy", "label", "params", "kind", "seed", "budget", "sparsity_asked", "layers_asked"),
-    *("layers_removed", "removed_layers", "sparsity", "lm_params_removed", "model_params_removed"),
+    *("layers_removed", "removed_layers", "removed_sublayers", "sparsity", "lm_params_removed", "model_params_removed"),
     *("task", "metric", "score", "ci_low", "ci_high", "ci_method", "n", "chance", "majority", "dense_score"),
     *("relative", "relative_corrected", "mean_relative", "mean_relative_corrected", "complete", "planted_precision"),
     *("calibration", "calibration_n", "calibration_seed", "calibration_seconds", "search_seconds"),
@@ -112,6 +112,7 @@ def _common(group: Group, record: Record) -> dict[str, Any]:
         "layers_asked": plan.budget.layers_asked if plan is not None and plan.budget is not None else None,
         "layers_removed": len(removed) if removed is not None else None,
         "removed_layers": removed,
+        "removed_sublayers": plan.removed_sublayers if plan is not None else None,
         "sparsity": shares.layers if shares else None,
         "lm_params_removed": shares.lm_params if shares else None,
         "model_params_removed": shares.model_params if shares else None,

@@ -29,7 +29,7 @@ from prunebench.probing import Remembered
 from prunebench.recovery.cell import recover_cell
 from prunebench.reporter import Reporter
 from prunebench.store import Latency, Memory, Record, Store, now
-from prunebench.strategy import PlanContext
+from prunebench.strategy import PlanContext, Strategy
 from prunebench.suites import Suite, load_suite
 
 if TYPE_CHECKING:
@@ -218,8 +218,8 @@ class Session:
         self._trace.save(self.store.traces)
         return self._trace
 
-    def probe(self) -> Probe:
-        """The dense model on the calibration samples, to be asked what it loses.
+    def probe(self, strategy: Strategy) -> Probe:
+        """The dense model on the calibration samples, as far as `strategy` looks at any, to be asked what it loses.
 
         Answers are shared by the plans of a run, and what each took counts for every plan that asked.
         """
@@ -227,7 +227,7 @@ class Session:
 
         return Probe(
             self.loaded,
-            self.samples(),
+            self.samples() if reads_samples(strategy) else [],
             encode=lambda batch: self.encoder.encode(self.loaded, batch),
             batch_size=self.spec.batch_size,
             remembered=self._remembered,
@@ -236,7 +236,7 @@ class Session:
     def plan(self, job: Job) -> tuple[Plan, PlanContext]:
         """Score and select; nothing is pruned."""
         trace = self.trace() if job.strategy.requires() else None
-        probe = self.probe() if job.strategy.needs_model else None
+        probe = self.probe(job.strategy) if job.strategy.needs_model else None
         context = PlanContext(self.loaded.info, job.cell.budget, trace, job.cell.seed, probe=probe)
         started = time.perf_counter()
         with self.reporter.step("  score and select"):

@@ -56,6 +56,9 @@ class Strategy(abc.ABC):
     needs_model: ClassVar[bool] = False
     """True for a method that asks the dense model again: the context then holds a `probe` (`prunebench.probing`)."""
 
+    weights_only: ClassVar[bool] = False
+    """True for a method that asks the model about its weights alone: its probe has no samples."""
+
     def requires(self) -> frozenset[str]:
         """Names of the calibration statistics that `plan` reads (see `prunebench.calibration.collect.STATISTICS`)."""
         return frozenset()

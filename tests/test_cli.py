@@ -319,3 +319,13 @@ def test_records_load_in_python_as_on_the_command_line(demo):
 
     _, out, _ = demo
     assert [record.id for record in prunebench.load_records([out])] == [record.id for record in load_records([out])]
+
+
+def test_a_method_that_looks_at_weights_alone_has_no_calibration(tmp_path):
+    out = tmp_path / "run"
+    fused = ("-s", "fuse", "-P", "fuse.scores=magnitude,bi")
+    result = invoke("run", *TINY, "-s", "magnitude", *fused, "--sparsity", 0.5, "--out", out)
+    assert result.exit_code == 0, result.output
+    records = {record.cell.strategy: record for record in records_of(out).values()}
+    assert records["magnitude"].cell.calibration is None and records["magnitude"].plan.cost.forward_passes == 0
+    assert records["fuse"].cell.calibration is not None

@@ -51,6 +51,8 @@ class Fuse(ScoreStrategy):
         # What a runner asks of a strategy holds for the fusion where it holds for one of its members.
         for flag in ("needs_model", "stochastic"):
             object.__setattr__(self, flag, any(getattr(member, flag) for member in members.values()))
+        asking = [member for member in members.values() if member.needs_model]
+        object.__setattr__(self, "weights_only", bool(asking) and all(member.weights_only for member in asking))
 
     def members(self) -> dict[str, ScoreStrategy]:
         """The methods by name, with their parameters set.

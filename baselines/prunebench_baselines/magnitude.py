@@ -22,6 +22,7 @@ class Magnitude(ScoreStrategy):
     name = "magnitude"
     paper = "https://arxiv.org/abs/2402.02834"
     needs_model = True
+    weights_only = True
     meaning = "minus the sum of the absolute weights of the layer"
 
     def score(self, context: PlanContext) -> np.ndarray:

@@ -151,9 +151,12 @@ def _describe(label: str, plan: Any) -> str:
     from prunebench.recovery.outcome import outcome
 
     report = plan.budget
-    lines = [f"{label}: remove {list(plan.removed_layers)} of {plan.target.n_layers} layers"]
-    if parts := ", ".join(f"{part} of {layer}" for layer, part in plan.removed_sublayers):
-        lines.append(f"parts of layers that stay: remove {parts}")
+    parts = ", ".join(f"{part} of {layer}" for layer, part in plan.removed_sublayers)
+    if plan.removed_layers or not parts:
+        lines = [f"{label}: remove {list(plan.removed_layers)} of {plan.target.n_layers} layers"]
+        lines += [f"parts of layers that stay: remove {parts}"] if parts else []
+    else:
+        lines = [f"{label}: no whole layer of {plan.target.n_layers} goes, remove {parts}"]
     if report is not None:
         got = report.achieved
         lines.append(
@@ -172,14 +175,16 @@ def _describe(label: str, plan: Any) -> str:
     if line := outcome(plan):
         lines.append(f"recovery {line}")
     if plan.scores is not None:
-        gone, protected = set(plan.removed_layers), set(plan.provenance.protected) if plan.provenance else set()
+        marks = {layer: f"remove {part}" for layer, part in plan.removed_sublayers}
+        marks |= dict.fromkeys(plan.provenance.protected if plan.provenance else (), "protected")
+        marks |= dict.fromkeys(plan.removed_layers, "remove")
         names = list(plan.scores.columns)
         rows = [
             [
                 layer,
                 value,
                 *(plan.scores.columns[name][layer] for name in names),
-                "remove" if layer in gone else "protected" if layer in protected else "",
+                marks.get(layer, ""),
             ]
             for layer, value in enumerate(plan.scores.values)
         ]

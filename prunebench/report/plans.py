@@ -118,10 +118,16 @@ def _map(rows: Sequence[Planned]) -> str:
         tens = "".join(str(i // 10 % 10) if i % 10 == 0 and i else " " for i in ids)
         lines = [" " * (wide + 6) + tens, " " * (wide + 6) + "".join(str(i % 10) for i in ids)]
         for i, (row, marks) in enumerate(zip(rows, maps, strict=True)):
-            count = len(row.plan.removed_layers) if row.plan is not None else 0
-            lines.append(f"{_head(i, row, wide)}  {marks[ids.start : ids.stop]}  {count:>3}")
+            lines.append(f"{_head(i, row, wide)}  {marks[ids.start : ids.stop]}  {_gone(row.plan):>4}")
         pieces.append("\n".join(line.rstrip() for line in lines))
     return "\n\n".join(pieces)
+
+
+def _gone(plan: Plan | None) -> str:
+    """Layers that go, a part of one counted as a half."""
+    if plan is None:
+        return "0"
+    return f"{len(plan.removed_layers) + len(plan.removed_sublayers) / 2:g}"
 
 
 def _scores(rows: Sequence[Planned], view: View) -> str:
