@@ -35,10 +35,28 @@ testbed: $(STAMP)
 	install -m 644 runs/testbed-training/model/* runs/testbed-training/training_log.jsonl \
 		plugins/prunebench_models/testbed/weights/
 
-# Makes the committed tables of the shipped model anew; finished cells are kept.
+# A cell that fails is a row of the table; only what keeps a run from starting stops these targets (exit code 2).
+BUDGETS = --sparsity 0.1 --sparsity 0.2 --sparsity 0.3 --sparsity 0.4 --sparsity 0.5 --sparsity 0.6
+define each_variant
+	for variant in $(2); do set -- $$variant; name=$$1; shift; \
+		$(1) --strategy $$name $$(printf -- '-P %s ' "$$@") > /dev/null || test $$? = 1 || exit 1; done
+endef
+
+# Makes the committed tables of the shipped model anew, every method and every selection rule; under an hour on one core.
+# Finished cells are kept, so it may be stopped and started again.
+TESTBED_RUN = $(BIN)/prunebench run --model testbed --threads 1 --out leaderboards/testbed $(BUDGETS) --sparsity 0.75
+RULES = "topo select=contiguous" "topo select=triplet" "topo select=spaced" "topo select=greedy" \
+	"bi select=contiguous" "bi select=triplet" "bi select=spaced" "bi select=greedy" "shortened_ppl select=contiguous" \
+	"shortened_ppl select=triplet" "shortened_ppl select=spaced" "shortened_ppl select=greedy"
+TESTBED_VARIANTS = $(RULES) "domain_aware ranking=non_math" "domain_aware ranking=mixed" \
+	"domain_aware ranking=mixed mix=rank" "llm_drop part=attention" "llm_drop part=mlp" "angular group=all" \
+	"interlace ablation=ordered" "laco variant=released_code" "mka variant=released_code" "short_lvlm compensate=false" \
+	"topo zigzag=false" "fuse scores=oracle_loo,topo"
 testbed-leaderboard: $(STAMP)
-	$(BIN)/prunebench run --strategy topo --model testbed --controls --out leaderboards/testbed \
-		--sparsity 0.125 --sparsity 0.25 --sparsity 0.375 --sparsity 0.5 --sparsity 0.625 --sparsity 0.75 > /dev/null
+	$(TESTBED_RUN) --strategy all --controls -P fuse.scores=bi,topo > /dev/null || test $$? = 1
+	$(call each_variant,$(TESTBED_RUN),$(TESTBED_VARIANTS))
+	$(TESTBED_RUN) --strategy bi --strategy topo --strategy llm_streamline --strategy interlace \
+		--recover replaceme --recover layer --recover tune --recover-tokens 40000 > /dev/null || test $$? = 1
 	$(BIN)/prunebench leaderboard leaderboards/testbed --title "Testbed" --highlight topo \
 		--out leaderboards/testbed.md --plot leaderboards/testbed.png
 	$(BIN)/python benchmarks/testbed_layers.py --out leaderboards/testbed-layers
