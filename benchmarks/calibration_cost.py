@@ -7,11 +7,10 @@ The same encoded batches go through the same model without and with statistics, 
 ratio is taken of the two: what else the machine does falls on both.  Several batches are a calibration as it is: memory
 is taken from the system in the first one and used again in the others.  Which of them is first changes with every pair,
 and the sets of statistics take turns.  The median over the pairs counts, with its quartiles; CPU seconds of one thread
-are compared.  A forward pass is that of the whole model: towers, projectors,
-decoder.  What the encoder takes of it is in the record, for those who look at the decoder alone.  Writing the trace is
-outside the clock.  The
-testbed is the hardest case: the share of the statistics falls with the width of the model, since a token's forward pass
-grows with the square of the width and its statistics grow with the width.
+are compared.  A forward pass is that of the whole model: towers, projectors, decoder.  What the encoder takes of it is
+in the record, for those who look at the decoder alone.  Writing the trace is outside the clock.  The testbed is the
+hardest case: the share of the statistics falls with the width of the model, since a token's forward pass grows with the
+square of the width and its statistics grow with the width.
 """
 
 from __future__ import annotations

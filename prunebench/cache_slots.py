@@ -24,6 +24,11 @@ def cache_kinds(config: Any, n_layers: int) -> tuple[str, ...] | None:
     Raises:
         PlanError: the configuration says it in a way that is not known here.
     """
+    if shared := getattr(config, "num_kv_shared_layers", None):
+        raise PlanError(
+            f"the last {shared} layers of {getattr(config, 'model_type', type(config).__name__)!r} read keys and "
+            "values of layers before them: no layer can lose its attention alone"
+        )
     kinds = vars(config).get("layer_types")
     if isinstance(kinds, (list, tuple)) and len(kinds) == n_layers:
         return tuple(kinds)

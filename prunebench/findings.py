@@ -127,12 +127,16 @@ def jaccard(first: Row, second: Row) -> float | None:
 
 
 def planted_precision(record: Record) -> float | None:
-    """Share of the removed layers that are redundant by construction; None where nothing is planted or removed."""
+    """Share of what is removed that lies in layers redundant by construction; None where nothing is planted or removed.
+
+    A layer that goes whole counts 1, its attention or its MLP alone counts a half.
+    """
     removable = record.model.planted_removable
-    if removable is None or record.plan is None or not record.plan.removed_layers:
+    if removable is None or record.plan is None:
         return None
-    removed = set(record.plan.removed_layers)
-    return len(removed & removable) / len(removed)
+    halves = [layer for layer in record.plan.removed_layers for _ in range(2)]
+    halves += [layer for layer, _ in record.plan.removed_sublayers]
+    return sum(layer in removable for layer in halves) / len(halves) if halves else None
 
 
 def _paired(first: Record, second: Record, tasks: Sequence[str]) -> Paired | None:

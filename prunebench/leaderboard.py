@@ -15,6 +15,7 @@ from prunebench.errors import StoreError, UnknownName
 from prunebench.findings import band_verdicts, best_rows, difference
 from prunebench.report.facts import facts, task_table, titles
 from prunebench.report.markdown import MISSING, layer_ranges, one_line, percent, words
+from prunebench.report.overview import overview_tables, precision_tables, scores_table
 from prunebench.report.robustness import as_markdown
 from prunebench.report.spread import spread_data, spread_parts, standing_data, standing_parts
 from prunebench.report.tables import (
@@ -22,11 +23,10 @@ from prunebench.report.tables import (
     difference_table,
     name,
     overlap_table,
-    overview_tables,
-    precision_table,
     quality_tables,
-    scores_table,
+    sizes,
 )
+from prunebench.report.winners import holes, winners
 from prunebench.robustness import Robustness
 from prunebench.spread import Resamples
 from prunebench.store import Record
@@ -224,26 +224,34 @@ def _group(group: Group, heading: str, highlight: str | None = None) -> list[str
             "**This model is a constructed diagnostic.** Its redundancy was planted, so that it is known which layers "
             "can go; it is not evidence about real vision-language models. Layers by planted role: "
             f"{'; '.join(roles)}. *Planted precision* is the share of the removed layers that are removable by "
-            "construction."
+            "construction (redundant or decoy); attention or MLP of a layer alone counts as half of it."
         )
     kinds = {section.kind for section in group.sections}
     overviews = overview_tables(group)
     resamples = Resamples(group)
     if overviews and group.ranking:
-        parts += ["### All budgets", f"{RANKINGS[group.ranking].capitalize()}, the best of each budget in bold."]
-        for recovery, overview in overviews:
-            parts += [*([f"**{recovery[0].upper()}{recovery[1:]}**, ranked apart"] if recovery else []), overview]
+        parts += ["### All budgets", *filter(None, winners(group))]
+        parts.append(
+            f"{RANKINGS[group.ranking].capitalize()}, the best of each budget in bold. Rows with a score at more "
+            "budgets come first, then those with the higher mean over budgets."
+        )
+        for apart, overview in overviews:
+            unequal = "; plans at one budget may differ in size, see there" if apart.startswith("kind") else ""
+            parts += [*([f"**{apart[0].upper()}{apart[1:]}**, ranked apart{unequal}"] if apart else []), overview]
+        if lost := holes(group):
+            parts.append(lost)
         for task in group.tasks:
             if task in group.log_scale and (scores := scores_table(group, task)):
                 parts += [f"{group.reference[task].metric.capitalize()} of {task}, lower is better.", scores]
-        if precision := precision_table(group):
-            parts += ["Planted precision: share of the removed layers that are removable by construction.", precision]
+        if precisions := precision_tables(group):
+            about = "Planted precision: share of the removed layers that are removable by construction."
+            parts += [about, *precisions]
     if highlight is not None:
         parts += standing_parts(group, highlight, resamples)
     parts += spread_parts(group, resamples)
     for section in group.sections:
         parts.append(f"### {section.heading(len(kinds) > 1)}")
-        parts.append(_verdict(group, section))
+        parts += filter(None, [_verdict(group, section), sizes(section)])
         parts += quality_tables(group, section)
         parts += [text for text in (difference_table(group, section), cost_table(group, section)) if text]
     overlaps = [(section, text) for section in group.sections if (text := overlap_table(section))]
@@ -251,7 +259,7 @@ def _group(group: Group, heading: str, highlight: str | None = None) -> list[str
         parts += [
             "### Overlap of removed layers",
             "Jaccard overlap of the removed sets: 1 is the same layers, 0 none in common; for bands the mean over "
-            "draws.",
+            "draws. In long tables, rows that remove the same layers share a line.",
         ]
         for section, text in overlaps:
             parts += [f"**{section.heading(len(kinds) > 1)}**", text]

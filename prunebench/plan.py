@@ -29,6 +29,7 @@ from prunebench.ops import (
     Merge,
     Op,
     Part,
+    ReplaceBlock,
     canonical_ops,
     check_overlap,
     layers_touched,
@@ -85,10 +86,10 @@ class Plan(PlanPart):
                 f"plan schema {self.schema_version} is not readable here (this version reads {SCHEMA_VERSION})"
             )
         for op in self.ops:
-            if outside := sorted(layer for layer in layers_touched(op) if layer >= self.target.n_layers):
-                raise ValueError(
-                    f"layer {outside[0]} does not exist: the model has layers 0..{self.target.n_layers - 1}"
-                )
+            # Of a block only the end is looked at: a damaged file may name one that no memory holds.
+            last = op.stop - 1 if isinstance(op, ReplaceBlock) else max(layers_touched(op))
+            if last >= self.target.n_layers:
+                raise ValueError(f"layer {last} does not exist: the model has layers 0..{self.target.n_layers - 1}")
         check_overlap(self.ops)
         if len(self.removed_layers) >= self.target.n_layers:
             raise ValueError("the plan removes every layer: at least one has to stay")
@@ -233,12 +234,17 @@ class Plan(PlanPart):
         """The same plan holding its tensors.
 
         Raises:
-            PlanError: they are not the ones that the plan was made with.
+            PlanError: they are not the ones that the plan was made with, or not those that its operations read.
         """
         found = tensors if isinstance(tensors, PlanTensors) else PlanTensors(tensors)
         if found.digest != self.tensors_digest:
             raise PlanError("these are not the tensors that the plan was made with: plan anew")
-        return self.model_copy(update={"tensors": found})
+        whole = self.model_copy(update={"tensors": found})
+        try:
+            whole._check_tensors()
+        except ValueError as error:  # the names in the JSON were changed
+            raise PlanError(str(error)) from error
+        return whole
 
     def need_tensors(self) -> PlanTensors:
         """The tensors, held here.

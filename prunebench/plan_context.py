@@ -45,11 +45,23 @@ class PlanContext:
         return self.budget.layers_asked(self.model.n_layers)
 
     def need_trace(self) -> Trace:
+        """The calibration statistics.
+
+        Raises:
+            PlanError: none were collected.
+        """
         if self.trace is None:
-            raise PlanError("this strategy needs calibration statistics, and none were collected")
+            raise PlanError(
+                "this strategy needs calibration statistics, and none were collected: name them in its requires()"
+            )
         return self.trace
 
     def need_probe(self) -> Any:
+        """What answers questions to the dense model (`prunebench.probing.Probe`).
+
+        Raises:
+            PlanError: none was made.
+        """
         if self.probe is None:
             raise PlanError("this strategy asks the model itself, and no probe was made: set needs_model = True")
         return self.probe

@@ -75,8 +75,8 @@ class PlanTensors(Mapping[str, Any]):
         import torch
 
         value = self._values[name]
-        # A view of an array that is closed for writing is not to be written to either, which nobody here does.
-        return value if isinstance(value, torch.Tensor) else torch.from_numpy(_writable(value))
+        # torch warns of arrays that are closed for writing: it gets a copy, in C order and native bytes.
+        return value if isinstance(value, torch.Tensor) else torch.from_numpy(np.array(value, order="C"))
 
     def group(self, prefix: str) -> dict[str, Tensor]:
         """Those under ``prefix.`` as torch tensors, by the rest of their names."""
@@ -140,6 +140,8 @@ def _checked(name: str, value: Any) -> Any:
         value.flags.writeable = False
         finite = _format(value) in FORMATS and bool(np.isfinite(value).all())
     elif hasattr(value, "detach"):
+        if value.is_meta:
+            raise ValueError(f"tensor {name!r} is on the meta device and holds no values: give it from memory")
         value = value.detach().cpu()
         finite = _format(value) in FORMATS and bool(value.isfinite().all())
     else:
@@ -166,8 +168,3 @@ def _bytes(value: Any) -> memoryview:
 
         value = value.contiguous().reshape(-1).view(torch.uint8).numpy()
     return memoryview(np.ascontiguousarray(value).reshape(-1).view(np.uint8))
-
-
-def _writable(value: np.ndarray) -> np.ndarray:
-    """The array for torch, which warns of arrays that are closed for writing; C order, native bytes."""
-    return np.array(value, dtype=value.dtype.newbyteorder("="), order="C", copy=True)

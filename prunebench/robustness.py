@@ -272,7 +272,9 @@ def load_robustness(paths: Iterable[str | Path]) -> list[Robustness]:
             except (OSError, UnicodeDecodeError) as error:
                 raise StoreError(f"cannot read {file}: {error}") from error
             except ValidationError as error:
-                raise StoreError(f"{file} is damaged or of another version: {first_problem(error)}") from error
+                raise StoreError(
+                    f"{file} is damaged or of another version: {first_problem(error)}; delete it, or measure it again"
+                ) from error
             if one.schema_version != SCHEMA_VERSION:
                 raise StoreError(f"{file} has schema {one.schema_version}, this version reads {SCHEMA_VERSION}")
             found[one.id] = one

@@ -172,11 +172,12 @@ def triplets(
             for a in range(len(scores) - width + 1)
             if free & {a, a + 1}
         ]
-        for value, a in sorted(starts, reverse=True):
+        known = [start for start in starts if not np.isnan(start[0])]  # NaN among others would unsettle the sorting
+        for _, a in sorted(known, reverse=True):
             if len(found) == n:
                 break
             block = range(a, a + width)
-            if np.isnan(value) or taken & set(block):
+            if taken & set(block):
                 continue
             drop = _best_first(scores, sorted(free & {a, a + 1}))[0]
             found.append(Triplet(drop, a if drop == a + 1 else a + 1, a + 2 if width == 3 else None))

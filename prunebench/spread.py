@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,19 @@ from prunebench import jsonio
 from prunebench.comparison import Group, Row, Section
 from prunebench.findings import question_scores, ranking_weights
 
-__all__ = ["Band", "Regimes", "Resamples", "Spread", "Structure", "crossed", "informed", "regimes", "spread", "spreads"]
+__all__ = [
+    "Band",
+    "Regimes",
+    "Resamples",
+    "Spread",
+    "Structure",
+    "comparable",
+    "crossed",
+    "informed",
+    "regimes",
+    "spread",
+    "spreads",
+]
 
 N_BOOT = 2000
 LEVEL = 0.95
@@ -146,13 +158,17 @@ class Regimes:
     Attributes:
         parts: low, moderate and high budgets.
         sds: spread of each part without noise: root of the mean of its variances.
-        fall: low − moderate, and high − moderate, in sd, with intervals.
+        low: 95 % interval of the first of `sds`.
+        told_apart: share of the pairs of methods that are told apart at low budgets, mean over budgets.
+        fall, rise: low − moderate, and high − moderate, in sd, with intervals.
         structure: share of rule and of score in each part, over budgets with a grid; None without.
         lead: rule − score in each part, with intervals; None without.
     """
 
     parts: tuple[tuple[Spread, ...], ...]
     sds: tuple[float, float, float]
+    low: tuple[float, float]
+    told_apart: float
     fall: tuple[float, float, float]
     rise: tuple[float, float, float]
     structure: tuple[tuple[float, float] | None, ...]
@@ -171,8 +187,37 @@ def spreads(group: Group, resamples: Resamples | None = None) -> list[Spread]:
     return [found for section in sections if (found := spread(group, section, resamples)) is not None]
 
 
-def spread(group: Group, section: Section, resamples: Resamples) -> Spread | None:
+def comparable(group: Group, found: Sequence[Spread], resamples: Resamples) -> list[Spread]:
+    """The same budgets over the rows that have a score at each of them, and one grid that is complete at each.
+
+    Methods that cannot remove more layers, and rules that fit no more of them, would else change from budget to budget
+    what is compared. Where fewer than two methods, or no grid, are left, those of each budget stay.
+    """
+    if not found:
+        return []
+    labels = set.intersection(*({row.label for row in one.rows} for one in found))
+    keys = set.intersection(
+        *({_score_and_rule(row) for row in one.section.ranked if informed(row)} - {None} for one in found)
+    )
+    same = [spread(group, one.section, resamples, labels if len(labels) > 1 else None, keys) for one in found]
+    if any(one is None or one.structure is None for one in same):
+        same = [one and replace(one, structure=old.structure) for one, old in zip(same, found, strict=True)]
+    return [one for one in same if one is not None]
+
+
+def spread(
+    group: Group,
+    section: Section,
+    resamples: Resamples,
+    labels: Collection[str] | None = None,
+    keys: Collection[tuple[str, str] | None] | None = None,
+) -> Spread | None:
     """How far the methods of one section lie apart; None with fewer than two.
+
+    Args:
+        group, section, resamples: what is looked at.
+        labels: only these rows; None for all.
+        keys: only these scores and rules in the grid; None for all.
 
     With V the variance of the rows' scores and V_b the same on resampled questions, noise² = mean(V_b) − V: resampling
     adds once more what the finite number of questions added before, and takes into account that all rows answered the
@@ -180,7 +225,7 @@ def spread(group: Group, section: Section, resamples: Resamples) -> Spread | Non
     as it does.
     """
     readers = [row for row in section.ranked if informed(row)]
-    rows = _one_of_each(readers)
+    rows = [row for row in _one_of_each(readers) if labels is None or row.label in labels]
     if group.ranking is None or len(rows) < 2:
         return None
     values = np.array([row.values(group.ranking)[0] for row in rows])
@@ -199,7 +244,8 @@ def spread(group: Group, section: Section, resamples: Resamples) -> Spread | Non
         "all_sd": float(everyone.std(ddof=1)),
         "bands": tuple(bands),
     }
-    base["structure"] = crossed(group, readers, resamples.scores(readers))
+    grid = [row for row in readers if keys is None or _score_and_rule(row) in keys]
+    base["structure"] = crossed(group, grid, resamples.scores(grid))
     drawn = resamples.scores(rows)
     if drawn is None:
         return Spread(**base)
@@ -290,6 +336,8 @@ def regimes(found: Sequence[Spread]) -> Regimes | None:
     return Regimes(
         parts=parts,
         sds=sds,  # type: ignore[arg-type]
+        low=_interval(draws[0]),
+        told_apart=float(np.mean([one.told_apart or 0.0 for one in parts[0]])),
         fall=(sds[0] - sds[1], *_interval(draws[0] - draws[1])),
         rise=(sds[2] - sds[1], *_interval(draws[2] - draws[1])),
         structure=tuple(structure),

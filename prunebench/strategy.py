@@ -79,7 +79,7 @@ class Strategy(abc.ABC):
     @classmethod
     def summary(cls) -> str:
         """First line of the docstring."""
-        return (cls.__doc__ or "").strip().splitlines()[0] if cls.__doc__ else ""
+        return (cls.__doc__ or "").strip().partition("\n")[0].rstrip()
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any] | None = None) -> Strategy:
@@ -257,12 +257,12 @@ class ScoreStrategy(Strategy):
             PlanError: not one value per layer.
         """
         raw = self.score(context)
-        if isinstance(raw, ScoreTable):
-            return raw
-        values, n_layers = np.asarray(raw, dtype=np.float64), context.model.n_layers
+        table = raw if isinstance(raw, ScoreTable) else None
+        values = np.asarray(raw.values if table else raw, dtype=np.float64)
+        n_layers = context.model.n_layers
         if values.shape != (n_layers,):
             raise PlanError(f"{self.name}: score() must return {n_layers} values, got shape {values.shape}")
-        return ScoreTable(values=tuple(values.tolist()), meaning=self.meaning or self.summary())
+        return table or ScoreTable(values=tuple(values.tolist()), meaning=self.meaning or self.summary())
 
     def choose(self, context: PlanContext) -> Choice:
         """Score and select; `plan` makes a plan of it that drops the chosen layers."""

@@ -56,7 +56,9 @@ def pruned(loaded: LoadedModel, plan: Plan) -> Iterator[LoadedModel]:
 def prune(loaded: LoadedModel, plan: Plan) -> LoadedModel:
     """Apply `plan` for good. The removed layers are released, and ``save_pretrained`` writes a smaller checkpoint.
 
-    The original ids of the layers that stayed are kept in the configuration under ``prunebench``.
+    The original ids of the layers that stayed are kept in the configuration under ``prunebench``. A model that has
+    lost a part of a layer, or holds a module of another kind, is not rebuilt by plain ``from_pretrained``: load the
+    dense checkpoint with the plan instead.
 
     Raises:
         PlanError: as `pruned`; also if the model has lost layers before.
@@ -115,9 +117,11 @@ def _apply(loaded: LoadedModel, plan: Plan) -> Callable[[], None]:
         raise
 
     def undo_both() -> None:
-        if family_undo:
-            family_undo()
-        undo()
+        try:
+            if family_undo:
+                family_undo()
+        finally:
+            undo()
 
     return undo_both
 

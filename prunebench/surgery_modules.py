@@ -1,4 +1,4 @@
-"""Modules that the surgery puts into a decoder: what stands for a part that is gone, and for a block of layers."""
+"""What the surgery puts into a decoder: modules for a part that is gone and for a block of layers, and parameters."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ from torch import Tensor, nn
 from prunebench.errors import PlanError
 from prunebench.layer_parts import LayerPart, gives_tuple
 from prunebench.ops import ReplaceBlock
+from prunebench.plan_tensors import FORMATS
 
-__all__ = ["FeedForward", "LinearMap", "NoPart", "activation_name", "parameter_like", "replacement"]
+__all__ = ["FeedForward", "LinearMap", "NoPart", "activation_name", "need_memory", "parameter_like", "replacement"]
+
+KINDS = ("attention_type", "layer_type", "block_type", "is_sliding")
+"""What some decoders ask a layer for before they call it, to choose its mask by."""
 
 
 class NoPart(nn.Module):
@@ -86,9 +90,31 @@ def activation_name(config: Any) -> str:
     )
 
 
+def need_memory(layer: nn.Module, number: int) -> None:
+    """Refuse a layer whose weights lie elsewhere, or are not plain numbers.
+
+    Raises:
+        PlanError: they are offloaded or quantised.
+    """
+    for parameter in layer.parameters():
+        if parameter.is_meta:
+            raise PlanError(f"the weights of layer {number} are offloaded and cannot be changed: load them into memory")
+        if (kind := str(parameter.dtype).removeprefix("torch.")) not in FORMATS:
+            raise PlanError(
+                f"the weights of layer {number} are quantised ({kind}) and cannot be changed: "
+                f"load a checkpoint in one of {', '.join(FORMATS)}"
+            )
+
+
 def parameter_like(old: nn.Parameter, value: Tensor) -> nn.Parameter:
-    """`value` as a parameter of its own memory, in the place and number format of `old`."""
+    """`value` as a parameter of its own memory, in the place and number format of `old`.
+
+    Raises:
+        PlanError: a number is too large for float16, whose range is the only one that weights leave.
+    """
     new = value.detach().to(device=old.device, dtype=old.dtype, copy=True).contiguous()
+    if new.dtype == torch.float16 and not new.isfinite().all():
+        raise PlanError("the plan gives a weight that is too large for float16: use --dtype bfloat16 or float32")
     return nn.Parameter(new, requires_grad=old.requires_grad)
 
 
@@ -102,20 +128,23 @@ def replacement(op: ReplaceBlock, layer: nn.Module, config: Any, tensors: Mappin
         tensors: parameter name → values.
 
     Raises:
-        PlanError: a parameter is missing, left over, or of another shape.
+        PlanError: a parameter is missing, left over, or of another shape; or the weights of `layer` are not in memory.
     """
-    like = next(iter(layer.parameters()))
+    need_memory(layer, op.start)
     if op.module == "decoder_layer":
         new = _like(layer, tensors, op)
     else:
         with torch.device("meta"):
             new = _empty(op, config, tensors)
+        # Scalars and vectors (of a norm, of a recurrence) may be in a wider format than the states: a matrix is not.
+        like = max(layer.parameters(), key=Tensor.numel)
         expected = dict(new.named_parameters())
         _check(op, tensors, {name: tuple(p.shape) for name, p in expected.items()})
         for name in expected:
             owner, _, own = name.rpartition(".")
             setattr(new.get_submodule(owner), own, parameter_like(like, tensors[name]))
         new.in_tuple = gives_tuple(layer)  # type: ignore[assignment]
+        vars(new).update({name: getattr(layer, name) for name in KINDS if hasattr(layer, name)})
     return new.train(layer.training)
 
 

@@ -8,35 +8,29 @@ from typing import TYPE_CHECKING
 
 from prunebench.errors import PlanError
 from prunebench.ops import Fold, Merge, SetWeights
-from prunebench.surgery_modules import parameter_like
+from prunebench.surgery_modules import need_memory, parameter_like
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["folded", "given", "merged", "need_memory"]
-
-
-def need_memory(layer: nn.Module, number: int) -> None:
-    """Refuse a layer whose weights lie elsewhere.
-
-    Raises:
-        PlanError: they are offloaded.
-    """
-    if any(parameter.is_meta for parameter in layer.parameters()):
-        raise PlanError(f"the weights of layer {number} are offloaded and cannot be changed: load them into memory")
+__all__ = ["folded", "given", "merged"]
 
 
 def merged(op: Merge, layers: Mapping[int, nn.Module]) -> dict[str, nn.Parameter]:
     """Parameter name in layer ``op.into`` → the sum of the sources, added up in float32 in the order of the sources.
 
     Raises:
-        PlanError: layers of different kinds, or patterns that name nothing.
+        PlanError: layers of different kinds, or a pattern that names nothing.
     """
     into = dict(layers[op.into].named_parameters(remove_duplicate=False))
     sources = [dict(layers[source].named_parameters(remove_duplicate=False)) for source in op.sources]
+    for pattern in op.parameters:
+        if not any(fnmatchcase(name, pattern) for name in into):
+            raise PlanError(
+                f"no parameter of layer {op.into} is called {pattern!r}: less would be merged than the plan says"
+            )
     names = [n for n in into if not op.parameters or any(fnmatchcase(n, pattern) for pattern in op.parameters)]
-    if not names:
-        raise PlanError(f"no parameter of layer {op.into} is called {op.parameters[0]!r}: nothing would be merged")
+    need_memory(layers[op.into], op.into)
     for number, source in zip(op.sources, sources, strict=True):
         need_memory(layers[number], number)
         for name in names:

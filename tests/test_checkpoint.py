@@ -433,6 +433,8 @@ def test_wrong_layers_plans_and_options(folders):
         with pytest.raises(PlanError, match="layers to keep must be ascending"):
             load_pretrained(model_class, folder, config, LoadOptions(), kept=kept)
     info = dense_info(model_class, config, Plain(), name="tiny", revision="r", dtype="float32")
+    with pytest.raises(PlanError, match="the plan needs layer 2, which is not among the layers to keep"):
+        load_pretrained(model_class, folder, config, LoadOptions(plan=Plan.drop(info, (1,))), kept=(0, 3, 4, 5))
     deeper = Plan.drop(info.model_copy(update={"n_layers": 9}), (1,))
     with pytest.raises(PlanError, match="for 9 decoder layers, the model has 6"):
         load_pretrained(model_class, folder, config, LoadOptions(plan=deeper))

@@ -145,6 +145,19 @@ def test_an_export_reloads_by_plain_transformers(base, tmp_path):
     assert "3, 4 by 3" in card and "layer 0, `mlp.down_proj`, side out" in card
 
 
+def test_an_export_that_removes_nothing_says_so(base, tmp_path, monkeypatch):
+    reload_here(monkeypatch)
+    info, said = info_of(base)[2], []
+    fold = {"op": "fold", "layer": 0, "module": "mlp.down_proj", "side": "out", "tensor": "m"}
+    plan = Plan.of(info, [fold], {"m": torch.eye(32) * 0.5})
+    report = prunebench.export(plan, tmp_path / "new", model_path=base, note=said.append)
+    assert report.kept_layers == tuple(range(6)) and said[0] == "load folder"
+    card = (tmp_path / "new" / "README.md").read_text()
+    assert "with all of its 6 decoder layers. Of the layers that stay, 0 have other weights" in card
+    weight = load_file(tmp_path / "new" / "model.safetensors")["model.layers.0.mlp.down_proj.weight"]
+    assert torch.equal(weight, 0.5 * dense_of(base).layers[0].mlp.down_proj.weight)
+
+
 def test_an_export_of_a_record_takes_the_tensors_of_its_run(base, tmp_path, monkeypatch):
     reload_here(monkeypatch)
     loaded = dense_of(base)

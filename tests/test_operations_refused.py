@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from prunebench import Plan, prune, pruned
-from prunebench.cache_slots import cache_slots
+from prunebench.cache_slots import cache_kinds, cache_slots
 from prunebench.errors import PlanError
 from prunebench.layer_parts import gives_tuple, layer_parts
 from prunebench.ops import ReplaceBlock
@@ -61,6 +61,11 @@ REFUSED = {
         None,
         "no parameter of layer 1 is called 'moe",
     ),
+    "one pattern of a merge names nothing": (
+        [{"op": "merge", "into": 1, "sources": (2,), "coefficients": (1,), "parameters": ("mlp.*", "mixer.*")}],
+        None,
+        "no parameter of layer 1 is called 'mixer",
+    ),
     "no attention left": (drop(*((layer, "attention") for layer in range(6))), None, "leaves no layer with attention"),
 }
 
@@ -77,6 +82,60 @@ def test_what_does_not_fit_is_refused_and_nothing_has_changed(ops, tensors, word
     with pytest.raises(PlanError, match=words) as caught, pruned(loaded, plan):
         pass
     assert "\n" not in str(caught.value)
+    assert before.change(ModelState.of(loaded)) is None and objects(loaded) == same
+    assert torch.equal(logits(loaded, inputs), dense)
+
+
+CHANGES = {
+    "merge": ([{"op": "merge", "into": 1, "sources": (1, 2), "coefficients": (0.5, 0.5)}], lambda: None),
+    "merge from elsewhere": ([{"op": "merge", "into": 1, "sources": (2,), "coefficients": (1,)}], lambda: None),
+    "fold": ([fold()], lambda: {"m": torch.eye(32)}),
+    "set": ([SET], lambda: {"w.mlp.up_proj.weight": torch.ones(48, 32)}),
+    "decoder layer": ([replace("decoder_layer")], lambda: other_values(shared("Llama")[0].layers[1], "r")),
+    "linear": ([replace("linear")], lambda: {"r.weight": torch.eye(32)}),
+}
+
+
+@pytest.mark.parametrize(("ops", "tensors"), CHANGES.values(), ids=CHANGES.keys())
+@pytest.mark.parametrize("where", ["offloaded", "quantised"])
+def test_weights_that_are_not_plain_numbers_in_memory_are_not_changed(ops, tensors, where):
+    """New ones would go to the meta device, or be cut to whole numbers, and nobody would notice."""
+    loaded, _ = build("Llama")
+    plan = Plan.of(loaded.info, ops, tensors())
+    if where == "offloaded":
+        loaded.layers[1].to("meta")
+    else:
+        for module in (loaded.layers[1].mlp.down_proj, loaded.layers[1].mlp.up_proj):
+            module.weight = nn.Parameter(module.weight.to(torch.int8), requires_grad=False)
+    same = objects(loaded)
+    with pytest.raises(PlanError, match=f"the weights of layer 1 are {where}") as caught, pruned(loaded, plan):
+        pass
+    assert "\n" not in str(caught.value) and objects(loaded) == same
+
+
+def test_a_weight_beyond_float16_is_refused():
+    loaded, _ = build("Llama")
+    plan = Plan.of(loaded.info, [SET], {"w.input_layernorm.weight": torch.full((32,), 7e4)})
+    loaded.model.half()
+    with pytest.raises(PlanError, match="too large for float16: use --dtype bfloat16 or float32"), pruned(loaded, plan):
+        pass
+    loaded.model.bfloat16()
+    with pruned(loaded, plan):
+        assert loaded.layers[1].input_layernorm.weight.isfinite().all()
+
+
+def test_an_interrupt_in_the_middle_leaves_the_model_as_it_was(monkeypatch):
+    loaded, inputs = build("Llama")
+    before, same, dense = ModelState.of(loaded), objects(loaded), logits(loaded, inputs)
+
+    def interrupted(*_):
+        assert before.change(ModelState.of(loaded)) is not None  # the merge has been done
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("prunebench.surgery_weights.folded", interrupted)
+    merge = {"op": "merge", "into": 4, "sources": (4, 5), "coefficients": (0.5, 0.5)}
+    with pytest.raises(KeyboardInterrupt):
+        prune(loaded, Plan.of(loaded.info, [merge, fold()], {"m": torch.eye(32)}))
     assert before.change(ModelState.of(loaded)) is None and objects(loaded) == same
     assert torch.equal(logits(loaded, inputs), dense)
 
@@ -229,6 +288,24 @@ def test_what_stands_for_a_layer_that_returns_a_tuple_returns_one():
         assert isinstance(out, tuple) == in_tuple and torch.equal(out[0] if in_tuple else out, states)
 
 
+def test_what_stands_for_a_layer_has_the_format_of_its_matrices_and_its_kind():
+    """A decoder layer may hold its norms in float32, and may be asked for its kind before it is called."""
+
+    class WideNorms(nn.Module):
+        attention_type = "sliding_attention"
+
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.LayerNorm(8)
+            self.linear = nn.Linear(8, 8).bfloat16()
+
+    op = ReplaceBlock(start=0, stop=1, module="linear", tensors="r")
+    config = type("Config", (), {"hidden_size": 8})()
+    new = replacement(op, WideNorms(), config, {"weight": torch.eye(8)})
+    assert new.weight.dtype == torch.bfloat16 and new.attention_type == "sliding_attention"
+    assert not hasattr(new, "layer_type")
+
+
 @pytest.mark.parametrize("kind", [NormedStream, ScaledStream, TwoMixers, Identity])
 def test_a_layer_whose_residual_stream_does_not_pass_by_has_no_parts(kind):
     assert layer_parts(kind()) == {}
@@ -255,3 +332,12 @@ def test_places_by_hand():
     for attention, kinds in (([False, False], None), ([True, False], [LINEAR, FULL])):
         with pytest.raises(PlanError, match="no layer with attention"):
             cache_slots(attention, kinds)
+
+
+def test_keys_that_later_layers_read_stay():
+    config = type("Config", (), {})()
+    config.layer_types, config.num_kv_shared_layers = [FULL] * 4, 0
+    assert cache_kinds(config, 4) == (FULL,) * 4
+    config.num_kv_shared_layers = 2
+    with pytest.raises(PlanError, match="the last 2 layers of 'Config' read keys and values of layers before them"):
+        cache_kinds(config, 4)

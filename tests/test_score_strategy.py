@@ -130,6 +130,20 @@ def test_a_table_is_taken_as_it_is():
     assert choice.layers == [7] and choice.scores == table
 
 
+@pytest.mark.parametrize("count", [7, 9])
+def test_a_table_of_another_depth_is_refused(count):
+    table = ScoreTable(values=(0.0,) * count, meaning="too few or too many")
+    wrong = type("Table", (Depth,), {"score": lambda self, context: table})
+    with pytest.raises(PlanError, match=rf"depth: score\(\) must return 8 values, got shape \({count},\)"):
+        wrong().choose(context(1))
+
+
+def test_the_summary_is_the_first_line_of_the_docstring():
+    assert Depth.summary() == "Deeper layers go first."
+    for text, line in (("", ""), ("  ", ""), ("\n    One.\n\n    More.\n", "One."), (None, "")):
+        assert type("Other", (Depth,), {"__doc__": text}).summary() == line
+
+
 def test_warnings_of_a_rule_are_the_strategy_s():
     asked = context(2)
     plan = Depth(select="global_threshold", epsilon=0.5).plan(asked)

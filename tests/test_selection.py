@@ -150,7 +150,7 @@ def plain_triplets(scores, n, protected, windows):
     """INTERLACE's selection by dictionaries: [(drop, tune, freeze or None)], as many as there are."""
     n_layers, used, groups = len(scores), set(), []
     for width in (3, 2):
-        values = {i: windows[i, i + width] for i in range(n_layers - width + 1)}
+        values = {i: windows[i, i + width] for i in range(n_layers - width + 1) if windows[i, i + width] >= 0}
         for i in sorted(values, key=lambda i: (values[i], i), reverse=True):
             free = [layer for layer in (i, i + 1) if layer not in protected]
             if len(groups) == n or not free or used & set(range(i, i + width)):
@@ -161,10 +161,12 @@ def plain_triplets(scores, n, protected, windows):
     return groups
 
 
-def test_triplet_is_interlace_s_selection():
+@pytest.mark.parametrize("gaps", [0.0, 0.3])
+def test_triplet_is_interlace_s_selection(gaps):
+    """Also where some blocks have no score: they are no candidates, and the order of the others stays."""
     rng, short = np.random.default_rng(2), 0
     for scores, n, protected in instances():
-        windows = random_windows(rng, len(scores))
+        windows = random_windows(rng, len(scores), gaps=gaps)
         expected = plain_triplets(scores, n, protected, windows)
         free = [layer for layer in range(len(scores)) if layer not in protected]
         found, enough = triplets(scores, n, free, windows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -9,11 +10,14 @@ import pytest
 from click.testing import CliRunner
 
 from prunebench import leaderboard
+from prunebench.budget import Budget
 from prunebench.cli.leaderboard import leaderboard as command
 from prunebench.comparison import group_records
 from prunebench.errors import UnknownName
+from prunebench.findings import planted_precision
+from prunebench.ops import DropSublayer
 from prunebench.robustness import Robustness, Stability, Stat
-from prunebench.spread import Resamples, regimes, spreads
+from prunebench.spread import Resamples, comparable, regimes, spreads
 from prunebench.standing import standings
 from prunebench.store import Store
 from tests.factories import CALIBRATION, make_dense, make_model, make_record, make_task
@@ -156,12 +160,12 @@ def test_three_regimes_are_seen_where_they_are():
     assert [[one.section.layers for one in part] for part in seen.parts] == [[1, 2], [3, 4], [5, 6]]
     assert seen.sds[0] > seen.sds[1] and seen.fall[1] > 0 and seen.lead[2][1] > 0 > seen.lead[0][2]
     text = leaderboard.build(three_regimes([(15, 3), (14, 3), (3, 2), (2, 2), (2, 18), (3, 20)]))
-    assert "They **do converge** from low to moderate" in text and "Structure **does decide** at high" in text
+    assert "Methods **do converge** from low to moderate" in text and "Structure **does decide** at high" in text
 
 
 def test_three_regimes_are_denied_where_they_are_not():
     text = leaderboard.build(three_regimes([(3, 2), (3, 2), (15, 3), (14, 3), (18, 2), (20, 3)]))
-    assert "They **do not converge**" in text and "does **not** decide at high budgets, the score does" in text
+    assert "Methods **do not converge**" in text and "does **not** decide at high budgets, the score does" in text
     few = leaderboard.build([dense(), method("a", first_right(60)), method("b", first_right(70))])
     assert "Not tested: it takes at least three budgets" in few
     uncrossed = [r for r in three_regimes([(9, 1)] * 6) if r.cell.strategy_params.get("select") != "contiguous"]
@@ -255,25 +259,114 @@ def test_trained_rows_are_ranked_apart_beside_the_trained_dense_model():
 
 
 def test_forty_methods_stay_readable():
-    records = [dense(), *(method(f"method_{i:02}", first_right(40 + i), (i % 7, 7)) for i in range(40))]
+    sets = list(itertools.combinations(range(8), 3))
+    records = [dense(), *(method(f"method_{i:02}", first_right(40 + i), sets[i]) for i in range(40))]
+    records.append(method("copycat", first_right(10), sets[39]))
     text = leaderboard.build(records, highlight="method_07")
     overlap = text.split("### Overlap of removed layers")[1].split("## How")[0]
     rows = [line for line in overlap.splitlines() if line.startswith("|")]
-    assert len(rows) == 42 and rows[0].startswith("|  | 1 | 2 |") and rows[2].startswith("| 1: `method_39` | 1.00 |")
+    assert (
+        len(rows) == 42
+        and rows[0].startswith("|  | 1 | 2 |")
+        and rows[2].startswith("| 1: `method_39`, `copycat` | 1.00 |")
+    )
     assert sum(cell.strip() == "" for cell in rows[2].split("|")[1:-1]) == 39  # the upper half is left out
     widths = {line.count("|") for line in rows}
     assert len(widths) == 1
 
 
 def test_planted_precision_of_all_budgets():
-    model = make_model(planted={"removable": (2, 3, 4), "critical": (0, 1)})
+    model = make_model(planted={"redundant": (2, 3), "decoy": (4,), "critical": (0, 1, 5, 6, 7)})
     records = [make_dense({}, tasks=[answers(first_right(85))], model=model)]
     for count in (1, 2):
         records.append(method("a", first_right(60), range(3 - count, 3), model=model))
     text = leaderboard.build(records)
-    if model.planted_removable is None:
-        pytest.skip("this model names no removable roles")
-    assert "Planted precision: share of the removed layers" in text
+    about, table = text.split("Planted precision: share of the removed layers")[1].split("###")[0].split("\n\n", 1)
+    assert "removable by construction" in about and "| `a` | 1.00 | 0.50 |" in table
+
+
+def halves(*parts):
+    """A plan's operations: parts of layers that stay."""
+    return [DropSublayer(layer=layer, part=part) for layer, part in parts]
+
+
+def test_a_part_of_a_layer_is_half_of_it_in_planted_precision():
+    model = make_model(planted={"redundant": (2, 3), "critical": (0, 1, 4, 5, 6, 7)})
+    record = method("a", first_right(60), (2,), model=model)
+    ops = (*record.plan.ops, *halves((3, "mlp"), (0, "attention")))
+    mixed = record.model_copy(update={"plan": record.plan.model_copy(update={"ops": ops})})
+    assert planted_precision(record) == 1.0 and planted_precision(mixed) == pytest.approx(3 / 4)
+    only_parts = record.model_copy(update={"plan": record.plan.model_copy(update={"ops": tuple(halves((3, "mlp")))})})
+    assert planted_precision(only_parts) == 1.0
+
+
+def test_what_wins_and_what_has_no_score_is_said():
+    broken = make_record("mine", (), status="failed", error="no room", budget=Budget(value=5, unit="layers"))
+    records = [*contest(), broken]
+    records += [method("other", first_right(40), range(5))]
+    text = leaderboard.build(records)
+    lines = text.split("What wins at each budget:")[1].split("First (alone")[0].splitlines()
+    rows = {line.split(" | ")[0].strip("| "): line.split(" | ") for line in lines if line.startswith("| ")}
+    assert [row[1] for row in rows.values()][2:] == ["`mine`", "`other`", "`mine (k=3)`", "`other`"]
+    assert rows["3 of 8 layers removed"][3:6] == ["1 of 2 others", "3 of 3", "`control` (41.7) |"]
+    assert rows["4 of 8 layers removed"][3:5] == ["0 of 3 others", "3 of 4"]  # `mine` with 40 is below the draw of 45
+    assert "is recovered: `mine` 2, `other` 2." in text
+    assert "No score, by layers removed: `mine` (5)." in text
+
+
+def test_kinds_have_overviews_of_their_own():
+    records = [dense()]
+    for count in (2, 3):
+        records += [method("a", first_right(60), range(count)), method("b", first_right(80), range(count))]
+        budget = Budget(value=count, unit="layers")
+        records.append(method("parts", first_right(84), range(count), kind="sublayers", budget=budget))
+    overview = leaderboard.build(records).split("### All budgets")[1].split("###")[0]
+    whole, parts = overview.split("**Kind `sublayers`**, ranked apart")
+    assert "| `b` | **91.7** | **91.7** |" in whole and "| `parts` |" not in whole.split("Rows with a score")[1]
+    assert "| `parts` | **98.3** | **98.3** |" in parts and "| `b` |" not in parts
+
+
+def test_parts_of_unequal_size_are_told():
+    records = [dense()]
+    for name, share in (("a", (2, 3)), ("b", (2, 3, 4))):
+        records.append(method(name, first_right(60), share, kind="sublayers", budget=Budget(value=2, unit="layers")))
+    text = leaderboard.build(records)
+    assert "**These plans are not of equal size**: 20.0 to 30.0 % of the language model's parameters go." in text
+    assert "not of equal size" not in leaderboard.build(records[:2]) + leaderboard.build(contest())
+
+
+def test_a_crowded_picture_colours_those_closest_to_the_best():
+    from prunebench.report.curves import CROWDED, _closest
+
+    records = [dense()]
+    for layers in (1, 2, 3):
+        records += [method(f"m{i:02}", first_right(80 - 3 * i), range(layers)) for i in range(20)]
+        records += [method("twin", first_right(80), range(layers)), method("m00", first_right(79), range(layers),
+                                                                         params={"k": 2})]  # fmt: skip
+    records.append(method("seldom", first_right(84), range(1)))  # a score at one budget of three
+    found = _closest([only(records)], "m19")
+    assert found[0] == "m19" and len(found) == CROWDED
+    assert found[1:] == [f"m{i:02}" for i in range(CROWDED - 1)]  # no equal one, no variant, none of one budget
+
+
+def test_regimes_compare_the_same_methods_and_one_grid():
+    records = three_regimes([(15, 3), (14, 3), (3, 2), (2, 2), (2, 18), (3, 20)])
+    records += [method("short", first_right(2), range(layers)) for layers in (1, 2)]  # cannot remove more
+    records += [method("score0", first_right(5), range(1), params={"select": "spaced"})]
+    records += [method("score1", first_right(5), range(1), params={"select": "spaced"})]
+    group = only(records)
+    resamples = Resamples(group)
+    found = spreads(group, resamples)
+    same = comparable(group, found, resamples)
+    assert [len(one.rows) for one in found] == [3, 3, 2, 2, 2, 2] and [len(one.rows) for one in same] == [2] * 6
+    assert len(found[0].structure.rules) == 3 and {one.structure.rules for one in same} == {
+        ("contiguous", "independent")
+    }
+    alone = comparable(only(three := three_regimes([(15, 3)] * 6)), spreads(only(three)), Resamples(only(three)))
+    assert [one.sd for one in same[:1]] == [one.sd for one in alone[:1]]
+    text = leaderboard.build(records)
+    assert "the scores of the 2 methods with a score at every budget" in text
+    assert "The grid is the same at all budgets: 2 scores × contiguous, independent." in text
 
 
 def test_robustness_stands_beside_the_records(tmp_path):

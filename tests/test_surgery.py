@@ -191,6 +191,21 @@ def test_an_adapter_s_own_step_is_undone_too():
     assert calls == [(0, 2, 3, 5), "undone"]
 
 
+def test_a_step_that_cannot_be_undone_leaves_no_plan_behind():
+    class Fails(TinyLlama):
+        def layers_removed(self, model, kept):
+            def undo():
+                raise RuntimeError("no way back")
+
+            return undo
+
+    loaded = Fails().load()
+    before = snapshot(loaded)
+    with pytest.raises(RuntimeError, match="no way back"), pruned(loaded, Plan.drop(loaded.info, (1, 4))):
+        pass
+    assert same(snapshot(loaded), before)
+
+
 def test_a_failing_step_leaves_the_model_as_it_was():
     class Fails(TinyLlama):
         def layers_removed(self, model, kept):

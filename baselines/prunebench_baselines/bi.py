@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from prunebench.errors import CalibrationError
 from prunebench.strategy import PlanContext
 from prunebench_baselines.similarity import BlockSimilarity, angular_distance
 
@@ -58,8 +59,11 @@ class BlockInfluence(BlockSimilarity):
     def _summed(self, context: PlanContext) -> np.ndarray:
         """Sum over tokens of the cosine, with 0.5 where a state is zero; the released importance is tokens − this."""
         trace = context.need_trace()
-        sums = trace["token_cosine"][:, trace.group(self.group)].astype(np.float64).sum(0)
-        tokens = float(trace["token_count"][:, trace.group(self.group)].sum())
-        # A zero state has cosine 0 with all others and with itself, so the diagonal counts the states that are not.
-        zeros = tokens - np.round(np.diagonal(sums))
-        return sums + 0.5 * np.maximum.outer(zeros, zeros)
+        sums = trace["token_cosine"][:, trace.group(self.group)].astype(np.float64)
+        tokens = trace["token_count"][:, trace.group(self.group)].astype(np.float64)
+        if not tokens.any():
+            raise CalibrationError(f"no token of group {self.group!r} in the calibration samples")
+        # A zero state has cosine 0 with all others and with itself, so a sample's diagonal counts those that are not.
+        # Of two boundaries, the tokens that are zero at one are taken to be among those that are zero at the other.
+        zeros = tokens[:, None] - np.round(np.diagonal(sums, axis1=1, axis2=2))
+        return (sums + 0.5 * np.maximum(zeros[:, :, None], zeros[:, None, :])).sum(0)

@@ -8,6 +8,7 @@ import numpy as np
 
 from prunebench.budget import Budget
 from prunebench.plan import Plan
+from prunebench.selection import select_layers
 from prunebench.strategy import PlanContext, ScoreStrategy, Strategy
 
 __all__ = ["Dense", "EvenSpacing", "FirstN", "LastN", "LastNKeepFinal", "MiddleN", "Random"]
@@ -97,10 +98,7 @@ class EvenSpacing(Strategy):
     def plan(self, context: PlanContext) -> Plan:
         n_layers, count = context.model.n_layers, context.n_remove
         allowed = [layer for layer in range(n_layers) if layer not in set(context.model.protected)]
-        if count > len(allowed):  # the one rule for too large a budget stands in the selection
-            from prunebench.selection import select_layers
-
-            select_layers(np.zeros(n_layers), count, protected=context.model.protected)
+        select_layers(np.zeros(n_layers), count, protected=context.model.protected)  # refuses more than may go
         positions = [int((i + 0.5) * len(allowed) / count) for i in range(count)]
         return self.build_plan(
             context, [allowed[p] for p in positions], protected=context.model.protected, selection="even_spacing"

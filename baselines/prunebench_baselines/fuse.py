@@ -107,8 +107,9 @@ class Fuse(ScoreStrategy):
         columns = {name: np.array(table.values) for name, table in tables.items()}
         if bad := [name for name, values in columns.items() if not np.isfinite(values).all()]:
             raise BadParameter(f"fuse: a score of {bad[0]!r} is not a finite number")
-        values = self._mean(columns, self._free(context))
-        weighted = ", ".join(f"{name} × {share:.3g}" for name, share in zip(tables, self.shares(), strict=True))
+        shares = self.shares()
+        values = self._mean(columns, self._free(context), shares)
+        weighted = ", ".join(f"{name} × {share:.3g}" for name, share in zip(tables, shares, strict=True))
         return ScoreTable(
             values=tuple(values.tolist()),
             meaning=f"mean {self.combine.replace('rank', 'rank share')} of {weighted}",
@@ -119,11 +120,11 @@ class Fuse(ScoreStrategy):
         found = {name: member.windows(context) for name, member in self.members().items()}
         if any(blocks is None for blocks in found.values()):
             return None
-        free = self._free(context)
+        free, shares = self._free(context), self.shares()
         fused = np.full((len(free) + 1,) * 2, np.nan)
         for gap in range(1, len(free) + 1):
             inside = np.array([free[a : a + gap].all() for a in range(len(free) + 1 - gap)])
-            values = self._mean({name: np.diagonal(blocks, gap) for name, blocks in found.items()}, inside)
+            values = self._mean({name: np.diagonal(blocks, gap) for name, blocks in found.items()}, inside, shares)
             fused[np.arange(len(values)), np.arange(len(values)) + gap] = values
         return fused
 
@@ -136,21 +137,20 @@ class Fuse(ScoreStrategy):
             found[name] = np.array(first[name].values) if fixed and name in first else member.rescore(own, removed)
         free = self._free(context)
         free[list(removed)] = False
-        return self._mean(found, free)
+        return self._mean(found, free, self.shares())
 
     def _free(self, context: PlanContext) -> np.ndarray:
         protected = self.protected_layers(context)
         return np.array([layer not in protected for layer in range(context.model.n_layers)])
 
-    def _mean(self, columns: dict[str, np.ndarray], free: np.ndarray) -> np.ndarray:
+    def _mean(self, columns: dict[str, np.ndarray], free: np.ndarray, shares: np.ndarray) -> np.ndarray:
         """Weighted mean of the columns after f, which looks at the free entries; NaN where one of them is NaN."""
         total = np.zeros(len(free))
         known = np.all([~np.isnan(values) for values in columns.values()], axis=0)
-        for share, values in zip(self.shares(), columns.values(), strict=True):
+        for share, values in zip(shares, columns.values(), strict=True):
             among = values[free & known]
             if self.combine == "rank":
                 total += share * mid_ranks(values, among) / max(len(among), 1)
-            else:
-                if len(among) and np.ptp(among) > 0:  # a score that is the same everywhere has nothing to say
-                    total += share * (values - among.mean()) / among.std()
+            elif len(among) and np.ptp(among) > 0:  # a score that is the same everywhere has nothing to say
+                total += share * (values - among.mean()) / among.std()
         return np.where(known, total, np.nan)

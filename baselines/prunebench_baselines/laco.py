@@ -33,13 +33,13 @@ class Slot:
     norms: int | None = None
     gone: frozenset[int] = frozenset()
 
-    def operations(self, others: tuple[str, ...]) -> list[Op]:
-        """What makes it of the dense model; `others` are the parameters that are no norms."""
+    def operations(self, others: Mapping[int, tuple[str, ...]]) -> list[Op]:
+        """What makes it of the dense model; `others` are each layer's parameters that are no norms."""
         lost = sorted(self.gone - set(self.mix))
         ops: list[Op] = [DropLayer(layer=layer) for layer in lost]
         if dict(self.mix) != {self.layer: 1.0}:
             sources = tuple(sorted(self.mix))
-            kept = others if self.norms is not None else ()
+            kept = others[self.layer] if self.norms is not None else ()
             ops.append(
                 Merge(
                     into=self.layer, sources=sources, coefficients=tuple(self.mix[k] for k in sources), parameters=kept
@@ -146,8 +146,10 @@ class _Search:
         self.method, self.context = method, context
         self.probe = asked_of(context, method.name, method.samples)
         self.dense = [Slot(layer, {layer: 1.0}) for layer in range(context.model.n_layers)]
-        names = self.probe.parameters(0) if method.variant == "released_code" else {}
-        self.others = tuple(name for name in names if "norm" not in name)
+        self.others: dict[int, tuple[str, ...]] = {  # layer by layer: some families have layers of several kinds
+            layer: tuple(name for name in self.probe.parameter_names(layer) if "norm" not in name)
+            for layer in range(context.model.n_layers)
+        }
         self._known: dict[str, float] = {}
 
     def scan(self, threshold: float, budget: int | None) -> list[Slot]:
@@ -167,12 +169,12 @@ class _Search:
         return slots
 
     def similarity(self, slots: list[Slot]) -> float:
-        """Mean over samples of the cosine of the flattened final states, collapsed and dense."""
+        """Mean over samples of the cosine of the flattened final states, collapsed and dense; −1 where not finite."""
         ops = [op for slot in slots for op in slot.operations(self.others)]
         key = repr(ops)
         if key not in self._known:
             values = self.probe.similarity(Plan.of(self.context.model, ops))
-            self._known[key] = float(np.nanmean(values)) if np.isfinite(values).any() else -1.0
+            self._known[key] = float(np.where(np.isfinite(values), values, -1.0).mean())
         return self._known[key]
 
 

@@ -8,14 +8,12 @@ from typing import Literal
 import numpy as np
 
 from prunebench.errors import CalibrationError
-from prunebench.ops import DropSublayer
+from prunebench.ops import PARTS, DropSublayer
 from prunebench.plan import Plan
 from prunebench.strategy import PlanContext
 from prunebench_baselines.similarity import BlockSimilarity
 
 __all__ = ["LLMDrop"]
-
-PARTS = ("attention", "mlp")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Leave-one-out on samples that no other method has seen: what single layers are really worth."""
+"""Leave-one-out on samples that no other loss-driven method looks at: what single layers are really worth."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ class LeaveOneOut(LossDriven):
 
     No method of the literature but a yardstick for them: it knows the true cost of every single layer, and not what
     layers cost together (``select=greedy`` asks anew after each removal). It takes the last of the calibration samples,
-    the other methods of this family the first ones; where there are too few for both, a warning says so.
+    the other methods of this family the first ones; where the last ones are more than half of all, a warning says so.
+    Methods that read the statistics of the calibration pass see all samples.
 
     Args:
         samples: calibration samples, the last ones with domains taking turns.

@@ -88,7 +88,10 @@ class ShortLVLM(ScoreStrategy):
             try:
                 tensors[name] = subspace_fold(features[:, stop - 1], features[:, start - 1], self.k).astype(np.float32)
             except ValueError as error:
-                raise CalibrationError(f"short_lvlm: layers [{start}, {stop}): {error}") from error
+                raise CalibrationError(
+                    f"short_lvlm: layers [{start}, {stop}): {error}; raise --n-calibration, lower -P k, or give "
+                    "-P compensate=false"
+                ) from error
             ops.append(Fold(layer=start - 1, module=self.module, side="out", tensor=name))
         return self.build_plan(
             context, layers, ops=ops, tensors=tensors, scores=table, protected=protected, selection=self.select

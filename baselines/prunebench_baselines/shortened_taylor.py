@@ -19,8 +19,8 @@ class ShortenedTaylor(ScoreStrategy):
 
     Shortened LLaMA (Kim et al., arXiv 2402.02834), criterion Taylor+: norms count, embeddings do not, gradients are
     added up over samples before the absolute value, and the first four layers and the last two always stay (both the
-    paper and its code; ``protect_first=0`` and ``protect_last=0`` give plain Taylor). L is the mean loss of the
-    answers' tokens given prompt and media. One forward and one backward pass over 10 samples.
+    paper and its code; ``protect_first=0`` and ``protect_last=0`` give plain Taylor). L is the mean over samples of the
+    mean loss of an answer's tokens given prompt and media. One forward and one backward pass over 10 samples.
 
     Args:
         samples: calibration samples, the first ones with domains taking turns.

@@ -44,17 +44,19 @@ class BlockSimilarity(ScoreStrategy):
         return np.where(np.triu(np.ones_like(similarity, dtype=bool), 1), similarity, np.nan)
 
 
-def sample_cosine(trace: Trace, group: str) -> np.ndarray:
+def sample_cosine(trace: Trace, group: str, samples: int | None = None) -> np.ndarray:
     """Mean token cosine between all hidden states in each sample that has tokens of `group`, (samples, L+1, L+1).
+
+    `samples` looks at the first ones of the trace only, whether they have such tokens or not.
 
     Raises:
         CalibrationError: no sample has one.
     """
     index = trace.group(group)
-    counts = trace["token_count"][:, index].astype(np.float64)
+    counts = trace["token_count"][:samples, index].astype(np.float64)
     if not (counts > 0).any():
         raise CalibrationError(f"no token of group {group!r} in the calibration samples")
-    sums = trace["token_cosine"][counts > 0, index].astype(np.float64)
+    sums = trace["token_cosine"][:samples, index][counts > 0].astype(np.float64)
     return sums / counts[counts > 0, None, None]
 
 
@@ -62,9 +64,9 @@ def angular_distance(trace: Trace, group: str, samples: int | None = None) -> np
     """Mean over samples of (1/π) arccos of the sample's mean token cosine, (L+1, L+1), in [0, 1].
 
     For the group ``last`` (one token per sample) this is the angular distance exactly; for more tokens it is that of
-    their mean cosine. `samples` takes only the first ones.
+    their mean cosine. `samples` looks at the first ones of the trace only.
     """
-    cosines = sample_cosine(trace, group)[:samples]
+    cosines = sample_cosine(trace, group, samples)
     return np.arccos(np.clip(cosines, -1.0, 1.0)).mean(0) / np.pi
 
 

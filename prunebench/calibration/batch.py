@@ -116,9 +116,10 @@ class Batch:
             shape = (self.n_layers + 1, len(self._take), hidden.shape[-1])
             self._buffer = self._memory(shape, hidden.dtype)
             self._norms = torch.empty(shape[:2], dtype=torch.float32, device=self.device)
-        self.pack(hidden, self._buffer[boundary])
+        kept = self._buffer[boundary]
+        self.pack(hidden, kept)
         # Taken here, while the states are in the processor's cache.
-        torch.linalg.vector_norm(self._buffer[boundary], dim=-1, dtype=torch.float32, out=self._norms[boundary])
+        torch.linalg.vector_norm(kept, dim=-1, dtype=torch.float32, out=self._norms[boundary])
 
     def _memory(self, shape: tuple[int, int, int], dtype: Any) -> Tensor:
         """Fresh pages of this size cost as much as filling them several times over: each batch uses those it finds."""
@@ -135,8 +136,10 @@ class Batch:
         """Raise CalibrationError with the first layer and sample where a token's state is not finite."""
         import torch
 
+        if torch.isfinite(self._norms.sum()):
+            return
         bad = ~torch.isfinite(self._norms)
-        if not bad.any():
+        if not bad.any():  # finite each, and too large to be summed
             return
         layer, token = (int(i) for i in bad.nonzero()[0])
         sample = self.samples[int(self._take[token]) // self.width]

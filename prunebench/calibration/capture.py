@@ -83,6 +83,8 @@ def watch(loaded: LoadedModel, batch: Batch, watched: frozenset[str], mlp_tokens
             stack.enter_context(watch_attention(loaded, importance))
         stack.enter_context(layer_boundaries(loaded, see))
         yield
+    if inside is not None:
+        inside.finish()
     if importance is not None:
         batch.importance = importance.finish()
 
@@ -96,13 +98,15 @@ class _Inside:
         self.batch, self.cosines = batch, cosines
         self.middle: Tensor | None = None
         self.output: Tensor | None = None
-        self._packed: Tensor | None = None  # memory that every layer uses anew
+        self._room: Tensor | None = None  # memory that every layer uses anew
+        self._packed: Tensor | None = None
         self._products: Tensor | None = None
-        self._norm: Tensor | None = None
+        self._norms: list[Tensor] = []
         self.flat = {m: batch.index[torch.from_numpy(batch.chosen(m)).clamp(min=0).to(batch.device)].flatten()
                      for m in mlp_tokens}  # fmt: skip
         if cosines:
             batch.sublayer = torch.empty(batch.n_layers, 2, batch.n_tokens, device=batch.device)
+            self._norms = list(torch.empty(batch.n_layers, batch.n_tokens, device=batch.device))
         self.handles = []
         try:
             for number, layer in enumerate(loaded.layers):
@@ -121,7 +125,7 @@ class _Inside:
     def _middle(self, layer: int, _module: Any, args: tuple, kwargs: dict) -> None:
         self.middle = args[0] if args else next(iter(kwargs.values()))
         if self.cosines:  # here and not at the layer's end: it has just been computed, and is in the processor's cache
-            self._before(layer, self.middle)
+            self._pack(layer, self.middle)
 
     def _mlp(self, _module: Any, _args: tuple, output: Any) -> None:
         self.output = output[0] if isinstance(output, tuple) else output
@@ -136,31 +140,42 @@ class _Inside:
             )
         middle = self.middle.reshape(hidden.shape)
         if self.cosines:
-            self._cosine(layer, 1)
+            self._products_of(layer)
         for m, flat in self.flat.items():
             self._keep(layer, m, flat.to(hidden.device), middle, hidden)
         self.middle = self.output = None
 
-    def _before(self, layer: int, middle: Tensor) -> None:
-        """Keep the residual between attention and MLP, and compare it with what went into the layer."""
+    def finish(self) -> None:
+        """Every layer has run: from inner products to cosines, for all layers at once."""
+        import torch
+
+        batch = self.batch
+        if batch.sublayer is None:
+            return
+        around = torch.stack([batch.norms[:-1], batch.norms[1:]], 1)  # (L, 2, P): before attention, after the MLP
+        lengths = around.mul_(torch.stack(self._norms).unsqueeze(1)).clamp_(min=torch.finfo(torch.float32).tiny)
+        batch.sublayer.div_(lengths).clamp_(-1.0, 1.0)
+
+    def _pack(self, layer: int, middle: Tensor) -> None:
+        """Keep the residual between attention and MLP, (P, d), and its norms."""
         import torch
 
         batch = self.batch
         if self._packed is None:
             tokens, width = batch.packed_shape
-            self._packed = torch.empty(tokens, width, device=batch.device)
-            self._products = torch.empty(batch.n_tokens, width, device=batch.device)
-        batch.pack(middle.reshape(batch.size, -1, middle.shape[-1]), self._packed)
-        self._norm = torch.linalg.vector_norm(self._packed[: batch.n_tokens], dim=-1)
-        self._cosine(layer, 0)
+            self._room = torch.empty(tokens, width, device=batch.device)
+            self._packed = self._room[: batch.n_tokens]  # without aggregation tokens
+            self._products = torch.empty(2, batch.n_tokens, width, device=batch.device)
+        batch.pack(middle.reshape(batch.size, -1, middle.shape[-1]), self._room)
+        torch.linalg.vector_norm(self._packed, dim=-1, out=self._norms[layer])
 
-    def _cosine(self, layer: int, place: int) -> None:
+    def _products_of(self, layer: int) -> None:
+        """Its inner products with what went into the layer and with what came out of it."""
         import torch
 
-        batch, boundary = self.batch, layer + place
-        products = torch.mul(self._packed[: batch.n_tokens], batch.states[boundary], out=self._products).sum(-1)
-        lengths = (self._norm * batch.norms[boundary]).clamp_(min=torch.finfo(torch.float32).tiny)
-        torch.div(products, lengths, out=batch.sublayer[layer, place]).clamp_(-1.0, 1.0)
+        batch = self.batch
+        products = torch.mul(batch.states[layer : layer + 2], self._packed, out=self._products)
+        torch.sum(products, -1, out=batch.sublayer[layer])
 
     def _keep(self, layer: int, m: int, flat: Tensor, middle: Tensor, hidden: Tensor) -> None:
         import torch

@@ -191,6 +191,8 @@ def _kept(kept: Sequence[int] | None, options: LoadOptions, n_layers: int) -> tu
     kept = tuple(kept)
     if not kept or list(kept) != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= n_layers:
         raise PlanError(f"layers to keep must be ascending ids in 0..{n_layers - 1}, at least one, got {list(kept)}")
+    if options.plan is not None and (lacking := sorted(set(options.plan.needed_layers) - set(kept))):
+        raise PlanError(f"the plan needs layer {lacking[0]}, which is not among the layers to keep: {list(kept)}")
     return None if len(kept) == n_layers else kept
 
 

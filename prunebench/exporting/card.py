@@ -95,9 +95,8 @@ def _front(card: Card) -> str:
 def _what(source: Source, card: Card) -> str:
     plan = source.plan
     removed, total = len(plan.removed_layers), plan.target.n_layers
-    text = (
-        f"{code(card.base.name)} (revision {code(card.base.revision)}) without {removed} of its {total} decoder layers."
-    )
+    share = f"without {removed} of its {total} decoder layers" if removed else f"with all of its {total} decoder layers"
+    text = f"{code(card.base.name)} (revision {code(card.base.revision)}) {share}."
     if plan.only_drops:
         return f"{text} The layers that stay have the base model's weights, unchanged; nothing was trained afterwards."
     changed = sorted({layer for op in plan.ops for layer in layers_touched(op)} & set(plan.kept_layers))

@@ -104,7 +104,8 @@ def export(
         "plan": found.plan,
     }
     name = model or _base_name(found, model_path is not None)
-    note(f"load {name} without layers {list(found.plan.removed_layers)}")
+    removed = list(found.plan.removed_layers)
+    note(f"load {name} without layers {removed}" if removed else f"load {name}")
     loaded = _load(name, options)
     if dtype is None and (stored := _stored_dtype(loaded.path)) not in (None, options["dtype"]):
         options["dtype"] = stored

@@ -23,7 +23,7 @@ class Source:
     """A plan, with the results that were measured with it where there are any.
 
     Attributes:
-        plan: removes at least one layer.
+        plan: changes something, and nothing that plain ``from_pretrained`` cannot build.
         record: of the cell that ran it.
         dense: of the dense model in the same group of records.
     """
@@ -37,7 +37,7 @@ def find_source(given: Plan | Record | str | Path, out: str | Path = "runs") -> 
     """Read a plan file, a record file, a run folder with one candidate, or the id of a record in `out`.
 
     Raises:
-        UsageError: nothing of that name, several candidates, or a plan that removes nothing.
+        UsageError: nothing of that name, several candidates, or a plan that cannot be exported.
         StoreError, PlanError: a file that cannot be read.
     """
     if isinstance(given, Plan):

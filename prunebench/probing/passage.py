@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from prunebench.layer_parts import LayerPart, need_part
+from prunebench.layer_parts import LayerPart, gives_tuple, need_part
 from prunebench.probing.units import Left, whole
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class Passage:
         found: dict[int, Tensor],
         last: int | None,
     ) -> Callable:
-        own, kind = layer.forward, type(layer)
+        own = layer.forward
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             hidden = args[0] if args else kwargs["hidden_states"]
@@ -118,16 +118,17 @@ class Passage:
             if number == last:
                 raise _Reached
             if not runs:
-                return self._alike(hidden, kind)
+                return self._alike(hidden, layer)
             output = own(*args, **kwargs)
-            self._shapes[kind] = len(output) if isinstance(output, tuple) else 0
+            self._shapes[type(layer)] = len(output) if isinstance(output, tuple) else 0
             return output
 
         return forward
 
-    def _alike(self, hidden: Tensor, kind: type) -> Any:
-        """The hidden state as layers of this kind return it, as far as one has been seen running."""
-        shape = self._shapes.get(kind, next(iter(self._shapes.values()), 0))
+    def _alike(self, hidden: Tensor, layer: nn.Module) -> Any:
+        """The hidden state as layers of this kind return it; before any has run, as its code says."""
+        shape = self._shapes.get(type(layer), next(iter(self._shapes.values()), None))
+        shape = int(gives_tuple(layer)) if shape is None else shape
         return (hidden, *[None] * (shape - 1)) if shape else hidden
 
     def _silenced(self, number: int, layer: nn.Module, parts: Iterable[str]) -> Iterator[tuple[nn.Module, Callable]]:

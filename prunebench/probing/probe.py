@@ -16,7 +16,7 @@ from prunebench.probing.passage import Passage
 from prunebench.probing.questions import Batch, Question, balanced, batches, questions
 from prunebench.probing.remembered import Answer, Remembered
 from prunebench.probing.states import MEMORY_BYTES, States
-from prunebench.probing.units import Left, Unit, join, left_out, prefix
+from prunebench.probing.units import Left, Unit, first_difference, join, left_out, prefix, several
 from prunebench.probing.weights import gradient_sums, parameters_of, weight_sums
 from prunebench.surgery import pruned
 
@@ -50,7 +50,7 @@ class Probe:
         remembered: answers of earlier probes of this model on these samples; they are not computed again.
 
     Raises:
-        PlanError: the model cannot lose single layers.
+        PlanError: the model is pruned at the moment.
     """
 
     def __init__(
@@ -174,9 +174,9 @@ class Probe:
         """
 
         def measure(batch: Batch, logits: Tensor) -> Tensor:
-            counted = batch.targets >= 0
+            counted = (batch.targets >= 0).to(logits.device)  # a head may stand elsewhere than the embeddings
             values = METRICS[metric](self._dense(batch)[counted], logits[counted])
-            return mean_by_row(values, counted.nonzero()[:, 0].to(values.device), len(batch.rows))
+            return mean_by_row(values, counted.nonzero()[:, 0], len(batch.rows))
 
         return self._sweep(candidates, removed, measure, metric)
 
@@ -189,16 +189,18 @@ class Probe:
     ) -> np.ndarray:
         """`measure` by sample for each candidate; remembered as `what`, where that is given."""
         base = left_out(removed, self.n_layers)
-        lefts = [left_out(join(removed, _several(each)), self.n_layers) for each in candidates]
+        lefts = [left_out(join(removed, several(each)), self.n_layers) for each in candidates]
         self._check_model()
+        self._questions()  # without any samples nothing may be asked, whatever is remembered
         known = self._remembered.answers if what is not None else {}
         keys = [(what, prefix(left, self.n_layers)) for left in lefts]
         for key in set(keys) - self._charged:
             if key in known:
                 self.counts.recall(known[key])
         self._charged |= set(keys)
-        if new := [index for index, key in enumerate(keys) if key not in known]:
-            known |= {keys[index]: answer for index, answer in self._ask(new, lefts, base, measure).items()}
+        if new := {key: index for index, key in enumerate(keys) if key not in known}:
+            answers = self._ask(list(new.values()), lefts, base, measure)
+            known |= {keys[index]: answer for index, answer in answers.items()}
         out = np.array([known[key].values for key in keys]).reshape(len(candidates), self.n_samples)
         if not np.isfinite(out).all():
             index, row = np.argwhere(~np.isfinite(out))[0]
@@ -215,7 +217,7 @@ class Probe:
         import torch
 
         answers = {index: Answer(np.full(self.n_samples, np.nan)) for index in new}
-        starts = {index: _first_difference(base, lefts[index]) for index in new}
+        starts = {index: first_difference(base, lefts[index]) for index in new}
         order = sorted(new, key=starts.__getitem__)
         self._states.keep_only(base)
         with torch.inference_mode():
@@ -247,7 +249,8 @@ class Probe:
     def similarity(self, plan: Plan) -> np.ndarray:
         """Cosine of the flattened final hidden states (after the final norm) under `plan` and dense, (samples,).
 
-        Layers in front of the first one that the plan touches are not run again.
+        Layers in front of the first one that the plan touches are not run again, but for one where the plan ends the
+        model there. What this gives is not remembered. NaN where a state is not finite.
 
         Raises:
             PlanError: as `prunebench.surgery.pruned`.
@@ -255,7 +258,9 @@ class Probe:
         import torch
 
         touched = [layer for op in plan.ops for layer in layers_touched(op)]
-        start, out = min(touched, default=0), np.full(self.n_samples, np.nan)
+        # Where nothing stays from there on, the last layer that stays has to run, to have an output.
+        start = min([*touched, len(plan.kept_layers) - 1]) if touched else 0
+        out = np.full(self.n_samples, np.nan)
         self._check_model()
         self._states.keep_only({})
         with torch.inference_mode():
@@ -303,6 +308,10 @@ class Probe:
         """Σ_w |w| over the weights of each layer, as `gradients` returns its sums. No sample is needed."""
         return weight_sums(self.loaded)
 
+    def parameter_names(self, layer: int) -> tuple[str, ...]:
+        """Names of a layer's parameters in the layer."""
+        return tuple(name for name, _ in self.loaded.layers[layer].named_parameters())
+
     def parameters(self, layer: int) -> dict[str, Any]:
         """Copies of a layer's parameters, on the CPU, by their names in the layer."""
         return parameters_of(self.loaded, layer)
@@ -325,17 +334,3 @@ class Probe:
     def _check_model(self) -> None:
         """Refuse, as the surgery does, a model whose layers cannot be told apart from their places."""
         config_changes(self.loaded.adapter.text_config(self.loaded.model), range(self.n_layers), self.n_layers)
-
-
-def _several(candidate: Unit | Sequence[Unit]) -> tuple[Unit, ...]:
-    """A unit, or several: (3, "mlp") is one."""
-    if isinstance(candidate, int | np.integer):
-        return (int(candidate),)
-    if len(candidate) == 2 and isinstance(candidate[1], str):
-        return (candidate,)  # type: ignore[return-value]
-    return tuple(candidate)  # type: ignore[arg-type]
-
-
-def _first_difference(base: Left, left: Left) -> int:
-    """The first layer where more is left out than in `base`; 0 where nothing is."""
-    return min((layer for layer, parts in left.items() if parts != base.get(layer)), default=0)

@@ -16,7 +16,7 @@ class Answer:
 
     Attributes:
         values: (samples,) float64.
-        layer_forwards, token_layers: as in `prunebench.probing.Counts`.
+        layer_forwards, token_layers: as in `prunebench.probing.Counts`, with those for states that were not there yet.
         seconds: wall time.
     """
 
@@ -30,8 +30,10 @@ class Answer:
 class Remembered:
     """Answers by question, for one model and one list of samples.
 
-    A probe that asks what another has asked is charged, once, what it took the other: a plan's cost is that of its
-    search alone, whichever plans were made before it.
+    A probe that asks what another has asked is charged, once, what it took the other. So a plan's cost is that of its
+    search alone, whichever plans were made before it, up to the states in front of layers: a question whose states were
+    there already took less, and a probe that goes on from remembered answers has none yet and runs at most one pass for
+    them.
     """
 
     answers: dict[Hashable, Answer] = field(default_factory=dict)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
 
 from prunebench.errors import PlanError
 from prunebench.ops import PARTS, Part
 
-__all__ = ["Left", "Unit", "join", "left_out", "prefix", "whole"]
+__all__ = ["Left", "Unit", "first_difference", "join", "left_out", "prefix", "several", "whole"]
 
 Unit = int | tuple[int, Part]
 """A layer by its original 0-based id, or (layer, ``attention`` | ``mlp``)."""
@@ -35,6 +37,15 @@ def left_out(units: Iterable[Unit], n_layers: int) -> dict[int, frozenset[str]]:
     return found
 
 
+def several(candidate: Unit | Sequence[Unit]) -> tuple[Unit, ...]:
+    """A unit, or several: (3, "mlp") is one."""
+    if isinstance(candidate, int | np.integer):
+        return (int(candidate),)
+    if len(candidate) == 2 and isinstance(candidate[1], str):
+        return (candidate,)  # type: ignore[return-value]
+    return tuple(candidate)  # type: ignore[arg-type]
+
+
 def join(first: Iterable[Unit], second: Iterable[Unit]) -> tuple[Unit, ...]:
     """The units of both."""
     return (*first, *second)
@@ -48,3 +59,8 @@ def whole(parts: frozenset[str]) -> bool:
 def prefix(left: Left, boundary: int) -> tuple[tuple[int, tuple[str, ...]], ...]:
     """What is left out in front of a boundary: all that the state there depends on besides the input."""
     return tuple((layer, tuple(sorted(parts))) for layer, parts in sorted(left.items()) if layer < boundary)
+
+
+def first_difference(base: Left, left: Left) -> int:
+    """The first layer where more is left out than in `base`; 0 where nothing is."""
+    return min((layer for layer, parts in left.items() if parts != base.get(layer)), default=0)

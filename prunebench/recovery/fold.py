@@ -118,7 +118,7 @@ def fold_runs(
                     del found[run]
                     continue
                 scales[run] = scale
-            m = scales[run] * passage.inner[a - 1].float()
+            m = scales[run] * passage.inner[a - 1].float().view_as(passage.outputs[a - 1])  # some MLPs flatten tokens
             sums[run].add(*(real_tokens(inputs, x) for x in (m, passage.outputs[a - 1], passage.outputs[b - 1])))
         if not found:
             break
@@ -233,7 +233,7 @@ def _share_of(call: Call, layer: nn.Module, module: nn.Module, passage: Passage)
             rest = call.on(layer)
     finally:
         silent.remove()
-    given = passage.inner[index].double()
+    given = passage.inner[index].double().view_as(passage.outputs[index])
     part = passage.outputs[index].double() - rest.double()
     size = float(given.square().sum())
     if size == 0.0:

@@ -26,6 +26,8 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p")
 DASHES = ("-", "--", "-.", ":")
 GREY = "#6b6b6b"
 CROWDED = 12
+"""With more rows, so many are drawn in colours of their own and all others in one light grey."""
+LIGHT = "#b9b9b9"
 SPREAD = "\0spread"
 """Stands for the panel of spread among the names of tasks."""
 
@@ -36,7 +38,8 @@ Point = Callable[[Record], tuple[float, float | None, float | None] | None]
 def accuracy_curves(records: Iterable[Record], out_png: str | Path, highlight: str | None = None) -> Path:
     """Plot task scores against layers removed: the mean over tasks, one panel per task, and how far methods lie apart.
 
-    One line per strategy with 95 % intervals; a strategy with several seeds is a band from its lowest to its highest
+    One line per strategy with 95 % intervals, with many strategies only those that come closest to the best row in
+    colours; a strategy with several seeds is a band from its lowest to its highest
     draw around their mean. Straight lines show the dense model, chance and the most common answer. Incomplete and
     failed records are left out, and so are kinds that remove no whole layers. Records that may not be compared stand
     in rows of their own. The last panel is the spread between methods (`prunebench.spread`).
@@ -44,7 +47,7 @@ def accuracy_curves(records: Iterable[Record], out_png: str | Path, highlight: s
     Args:
         records: any.
         out_png: the file to write.
-        highlight: a strategy whose line as it comes is drawn thick; with many strategies the others are drawn thin.
+        highlight: a strategy whose line as it comes is drawn thick, and always in colour.
 
     Returns:
         The path written.
@@ -76,11 +79,12 @@ def accuracy_curves(records: Iterable[Record], out_png: str | Path, highlight: s
     # One style per strategy in all panels, so that one legend serves them.
     heading = dict(zip(groups, titles(groups), strict=True))
     labels = sorted({row.label for group in groups for _, row in _rows(group)})
-    styles = {label: place for place, label in enumerate(labels)}
+    coloured = labels if len(labels) <= CROWDED else _closest(groups, highlight) or labels[:CROWDED]
+    styles = {label: place for place, label in enumerate(coloured)}
     # Built without pyplot, so that no window system and no global state is touched.
     # One panel is wider; all are taller by the rows of the legend, which else would be cut off.
     across = 4 if columns > 1 else 3
-    below = 0.2 * max(0, math.ceil(len(labels) / across) - 2)
+    below = 0.2 * max(0, math.ceil(len(coloured) / across) - 2)
     size = (4.4 * columns if columns > 1 else 7.6, 3.5 * lines + 0.9 + below)
     figure = Figure(figsize=size, dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
@@ -90,7 +94,7 @@ def accuracy_curves(records: Iterable[Record], out_png: str | Path, highlight: s
         if task == SPREAD:
             _spread_panel(axes, group, apart[group])
         else:
-            _panel(axes, group, task, styles, highlight)
+            _panel(axes, group, task, styles, highlight, others=len(labels) - len(coloured))
         if len(groups) > 1:
             axes.set_title(f"{heading[group]}\n{axes.get_title()}", fontsize=9)
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
@@ -101,6 +105,35 @@ def accuracy_curves(records: Iterable[Record], out_png: str | Path, highlight: s
     # No date and no version in the file: the same records give the same picture.
     jsonio.write_atomically(path, lambda target: figure.savefig(target, format="png", metadata={"Software": None}))
     return path
+
+
+def _closest(groups: Sequence[Group], highlight: str | None) -> list[str]:
+    """The labels to draw in colour: `highlight` first, bands, and one row each of the strategies least behind the best.
+
+    Behind is the mean over the row's budgets, of rows that have a score at more than half of the budgets. Of rows with
+    equal scores throughout only one is taken, and none that was recovered: those are ranked apart.
+    """
+    behind: dict[str, list[float]] = {}
+    strategies: dict[str, str] = {}
+    bands: set[str] = set()
+    for group in groups:
+        for section in group.sections:
+            if section.layers is None or section.recovery:
+                continue
+            bands |= {row.label for row in section.bands}
+            for row in section.ranked:
+                first = section.ranked[0].values(group.ranking)[0]
+                behind.setdefault(row.label, []).append(first - row.values(group.ranking)[0])
+                strategies[row.label] = row.strategy
+    most = max(map(len, behind.values()), default=0)
+    chosen = [highlight] if highlight in behind else []
+    own: set[str] = set()
+    for label in sorted(behind, key=lambda label: (sum(behind[label]) / len(behind[label]), label)):
+        drawn = any(behind[label] == behind[other] for other in chosen)
+        if len(chosen) < CROWDED and 2 * len(behind[label]) > most and strategies[label] not in own and not drawn:
+            chosen.append(label)
+            own.add(strategies[label])
+    return [*chosen[:1], *sorted(chosen[1:]), *sorted(bands)]
 
 
 def _rows(group: Group) -> list[tuple[int, Row]]:
@@ -129,7 +162,9 @@ def _point(group: Group, task: str | None) -> Point:
     return point
 
 
-def _panel(axes: Axes, group: Group, task: str | None, styles: Mapping[str, int], highlight: str | None) -> None:
+def _panel(
+    axes: Axes, group: Group, task: str | None, styles: Mapping[str, int], highlight: str | None, others: int = 0
+) -> None:
     point = _point(group, task)
     rows = _rows(group)
     bands = sorted({row.label for _, row in rows if row.is_band})
@@ -139,8 +174,11 @@ def _panel(axes: Axes, group: Group, task: str | None, styles: Mapping[str, int]
             colour = GREY if label == bands[0] else COLOURS[styles[label] % len(COLOURS)]
             _draw_band(axes, label, own, point, colour, logs=task in group.log_scale)
         else:
-            width = 2.8 if label == highlight else 0.9 if len(styles) > CROWDED else 1.6
-            _draw_line(axes, label, own, point, styles[label], width)
+            width = 2.8 if label == highlight else 1.6 if not others else 1.3
+            if label in styles:
+                _draw_line(axes, label, own, point, styles[label], width)
+            else:
+                _draw_other(axes, f"{others} other rows, see the tables", own, point)
     _draw_levels(axes, group, task, point)
     results = [group.reference[name] for name in (group.tasks if task is None else (task,))]
     axes.set_title("mean over tasks" if task is None else task, fontsize=10)
@@ -196,6 +234,12 @@ def _draw_line(axes: Axes, label: str, rows: Sequence[tuple[int, Row]], point: P
     for layers, (_, low, high) in points:
         if low is not None and high is not None:
             axes.plot([layers, layers], [low, high], color=colour, alpha=0.35, linewidth=1.2)
+
+
+def _draw_other(axes: Axes, label: str, rows: Sequence[tuple[int, Row]], point: Point) -> None:
+    points = [(layers, found[0]) for layers, row in rows if (found := point(row.records[0]))]
+    if points:
+        axes.plot(*zip(*points, strict=True), color=LIGHT, label=label, linewidth=0.8, zorder=1)
 
 
 def _draw_band(

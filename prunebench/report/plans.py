@@ -34,9 +34,7 @@ def describe(found: SideBySide, view: View = "standardised") -> str:
         parts.append("\n".join(["not planned:", *(_wrapped(line, "  ") for line in lines)]))
     if not rows:
         return "\n\n".join([*parts, "no strategy could be planned"]) + "\n"
-    parts.append(
-        "removed layers (# whole layer, a its attention, m its MLP, R replaced by another module)\n" + _map(rows)
-    )
+    parts.append(f"removed layers ({MARKS})\n{_map(rows)}")
     if any(row.scores is not None for row in rows):
         parts.append(f"{VIEWS[view]}; * removed, {UNKNOWN} no score\n{_scores(rows, view)}")
     if len(rows) > 1:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from prunebench.comparison import Group
 from prunebench.report.markdown import MISSING, code, percent, table, words
 from prunebench.report.tables import name
-from prunebench.spread import Regimes, Resamples, Spread, Structure, regimes, spreads
+from prunebench.spread import Regimes, Resamples, Spread, Structure, comparable, regimes, spreads
 from prunebench.standing import Standing, standings
 
 __all__ = ["spread_data", "spread_parts", "standing_data", "standing_parts"]
@@ -45,7 +45,7 @@ def spread_parts(group: Group, resamples: Resamples) -> list[str]:
             "noise.",
             _structure_table(found),
         ]
-    parts += ["**Are there three regimes?** " + CLAIM, _regime_words(found, regimes(found))]
+    parts += ["**Are there three regimes?** " + CLAIM, _regime_words(regimes(comparable(group, found, resamples)))]
     return parts
 
 
@@ -163,31 +163,41 @@ def _structure_table(found: Sequence[Spread]) -> str:
     return f"{table(headers, body, left=2)}\n\nScores in the grids: {names}."
 
 
-def _regime_words(found: Sequence[Spread], seen: Regimes | None) -> str:
+def _regime_words(seen: Regimes | None) -> str:
     if seen is None:
         return "Not tested: it takes at least three budgets with two methods each, and a score for every question."
+    tested = [one for part in seen.parts for one in part]
+    counts = sorted({len(one.rows) for one in tested})
+    same = len({tuple(sorted(row.label for row in one.rows)) for one in tested}) == 1
+    who = f"the {counts[0]} methods with a score at every budget" if same else "methods that differ between budgets"
     where = [f"{part} ({words([str(one.section.layers) for one in group])} layers)"
              for part, group in zip(PARTS, seen.parts, strict=True)]  # fmt: skip
     figures = [f"{percent(sd)} points at {place} budgets" for sd, place in zip(seen.sds, where, strict=True)]
-    lines = [f"Without noise the methods' scores have a standard deviation of {words(figures)}."]
+    lines = [f"Without noise the scores of {who} have a standard deviation of {words(figures)}."]
+    ranks = "Rankings **do matter**" if seen.low[0] > 0 else "Whether rankings matter is **not told**"
+    span = f"[{_bounds(*seen.low)}] points without noise"
+    lines.append(f"{ranks} at low budgets: {span}, {percent(seen.told_apart, 0)} % of the pairs are told apart.")
     fall, low, high = seen.fall
     gap = f"low minus moderate {percent(fall, sign=True)} points [{_bounds(low, high)}]"
     verdict = (
-        f"They **do converge** from low to moderate budgets ({gap})."
+        f"Methods **do converge** from low to moderate budgets ({gap})."
         if low > 0
-        else f"They **do not converge** from low to moderate budgets, they move apart ({gap})."
+        else f"Methods **do not converge** from low to moderate budgets, they move apart ({gap})."
         if high < 0
-        else f"Whether they converge from low to moderate budgets is **not told** ({gap})."
+        else f"Whether methods converge from low to moderate budgets is **not told** ({gap})."
     )
     rise, low, high = seen.rise
     gap = f"high minus moderate {percent(rise, sign=True)} points [{_bounds(low, high)}]"
-    verb = "grows again" if low > 0 else "shrinks further" if high < 0 else "does not change for sure"
+    fell = seen.fall[1] > 0
+    verb = f"grows{' again' if fell else ''}" if low > 0 else f"shrinks{' further' if fell else ''}"
+    verb = "is **not told** to change" if low <= 0 <= high else verb
     lines += [verdict, f"From moderate to high budgets the spread {verb} ({gap})."]
     return " ".join([*lines, *_structure_words(seen)])
 
 
 def _structure_words(seen: Regimes) -> list[str]:
     shares, lead = seen.structure[2], seen.lead[2]
+    grids = {(one.structure.scores, one.structure.rules) for part in seen.parts for one in part if one.structure}
     if shares is None:
         return ["Whether structure decides at high budgets is **not tested**: no scores were crossed with rules there."]
     rule, score = shares
@@ -201,6 +211,11 @@ def _structure_words(seen: Regimes) -> list[str]:
         lines = [f"Structure does **not** decide at high budgets, the score does: {text}."]
     if (first := seen.structure[0]) is not None:
         lines.append(f"At low budgets: rule {percent(first[0], 0)} %, score {percent(first[1], 0)} %.")
+    if len(grids) == 1:
+        scores, rules = next(iter(grids))
+        lines.append(f"The grid is the same at all budgets: {len(scores)} scores × {', '.join(rules)}.")
+    else:
+        lines.append("The grids differ between budgets.")
     return lines
 
 

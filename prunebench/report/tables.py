@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from prunebench.budget import Achieved, achieved
 from prunebench.comparison import DENSE, Group, Row, Section
@@ -16,16 +15,14 @@ __all__ = [
     "difference_table",
     "name",
     "overlap_table",
-    "overview_tables",
-    "precision_table",
     "quality_tables",
-    "scores_table",
+    "sizes",
     "task_score",
 ]
 
 TASKS_PER_TABLE = 6
 LABELLED_COLUMNS = 12
-"""With more rows, the columns of an overlap table are numbered, and half of it is left out."""
+"""With more rows, an overlap table joins equal ones, numbers its columns, and leaves half of itself out."""
 BELOW_MAJORITY = "†"
 
 
@@ -35,63 +32,6 @@ def name(row: Row) -> str:
         return code(row.label)
     of = f" of {len(row.records) + len(row.others)}" if row.others else ""
     return f"{code(row.label)} ({len(row.records)}{of} seeds)"
-
-
-def overview_tables(group: Group) -> list[tuple[str, str]]:
-    """The ranking score of every strategy at every budget, the best in bold: one table per way of recovery.
-
-    Returns:
-        (recovery, table) for each recovery that has at least two budgets; pruning alone has an empty name.
-    """
-    found = []
-    for recovery in dict.fromkeys(section.recovery for section in group.sections):
-        text = _budgets(group, lambda row: spread(row.values(group.ranking), 100), recovery)
-        found += [(recovery, text)] if text else []
-    return found
-
-
-def precision_table(group: Group) -> str | None:
-    """Planted precision in the rows and columns of the first overview; None where nothing is planted."""
-    if group.model.planted_roles is None:
-        return None
-
-    def text(row: Row) -> str:
-        return spread([value for record in row.shown if (value := planted_precision(record)) is not None], digits=2)
-
-    return _budgets(group, text)
-
-
-def scores_table(group: Group, task: str) -> str | None:
-    """One task's own scores in the rows and columns of the first overview, the row ranked first in bold."""
-    logs, (scale, digits) = task in group.log_scale, group.display(task)
-
-    def text(row: Row) -> str:
-        found = [result.score for record in row.records if (result := row.result(task, record))]
-        return spread(found, scale, digits, form=figure if logs else None, logs=logs)
-
-    return _budgets(group, text)
-
-
-def _budgets(group: Group, form: Callable[[Row], str], recovery: str = "") -> str | None:
-    sections = [section for section in group.sections if section.ranked and section.recovery == recovery]
-    if len(sections) < 2:
-        return None
-    kinds = {section.kind for section in sections}
-    scores: dict[str, dict[int, str]] = {}
-    means: dict[str, list[float]] = {}
-    for column, section in enumerate(sections):
-        for row in section.rows:
-            values = row.values(group.ranking)
-            if not values:
-                continue
-            text = form(row)
-            scores.setdefault(row.label, {})[column] = f"**{text}**" if row.rank == 1 else text
-            means.setdefault(row.label, []).append(sum(values) / len(values))
-    order = sorted(scores, key=lambda label: (-len(means[label]), -sum(means[label]) / len(means[label]), label))
-    body = [[code(label), *(scores[label].get(i, MISSING) for i in range(len(sections)))] for label in order]
-    # The recovery stands above the table, not in each of its headings.
-    heads = [replace(section, recovery="").heading(len(kinds) > 1) for section in sections]
-    return table(["Strategy", *heads], body)
 
 
 def quality_tables(group: Group, section: Section) -> list[str]:
@@ -128,6 +68,20 @@ def quality_tables(group: Group, section: Section) -> list[str]:
             body = [[name(row), *(task_score(group, row, task) for task in chunk)] for row in rows]
             tables.append(table(["Strategy", *chunk], body))
     return tables
+
+
+def sizes(section: Section) -> str:
+    """For kinds whose plans at one budget differ in size: from how much to how much goes; empty for whole layers."""
+    if section.kind == "layers":
+        return ""
+    plans = [share for row in section.ranked for record in row.records if (share := _achieved(record))]
+    shares = sorted(100 * share.lm_params for share in plans)
+    if len(shares) < 2 or shares[-1] - shares[0] < 0.1:
+        return ""
+    return (
+        f"**These plans are not of equal size**: {shares[0]:.1f} to {shares[-1]:.1f} % of the language model's "
+        "parameters go. A rank here is one among unequal cuts."
+    )
 
 
 def task_score(group: Group, row: Row, task: str) -> str:
@@ -212,17 +166,31 @@ def difference_table(group: Group, section: Section) -> str | None:
 
 
 def overlap_table(section: Section) -> str | None:
-    """Jaccard overlap of the removed layers of every two strategies; None with fewer than two plans."""
+    """Jaccard overlap of the removed layers of every two strategies; None with fewer than two plans.
+
+    With many rows, those that remove the same layers share one line, columns are numbered, and half is left out.
+    """
     rows = [row for row in section.rows if any(record.plan for record in row.shown)]
     if section.layers is None or len(rows) < 2:
         return None
-    few, body = len(rows) <= LABELLED_COLUMNS, []
-    for number, first in enumerate(rows, start=1):
-        values = [jaccard(first, second) for second in (rows if few else rows[:number])]
-        texts = [MISSING if value is None else f"{value:.2f}" for value in values]
-        label = code(first.label) if few else f"{number}: {code(first.label)}"
-        body.append([label, *texts, *[""] * (len(rows) - len(texts))])
-    return table(["", *(code(row.label) if few else str(i) for i, row in enumerate(rows, start=1))], body)
+    if len(rows) <= LABELLED_COLUMNS:
+        body = [[code(first.label), *(_overlap(first, second) for second in rows)] for first in rows]
+        return table(["", *(code(row.label) for row in rows)], body)
+    alike: dict[object, list[Row]] = {}
+    for row in rows:
+        plans = [record.plan.removed_layers for record in row.shown if record.plan is not None]
+        alike.setdefault(row if row.is_band else plans[0], []).append(row)
+    firsts, body = [own[0] for own in alike.values()], []
+    for number, own in enumerate(alike.values(), start=1):
+        texts = [_overlap(own[0], second) for second in firsts[:number]]
+        label = f"{number}: {', '.join(code(row.label) for row in own)}"
+        body.append([label, *texts, *[""] * (len(firsts) - number)])
+    return table(["", *map(str, range(1, len(firsts) + 1))], body)
+
+
+def _overlap(first: Row, second: Row) -> str:
+    value = jaccard(first, second)
+    return MISSING if value is None else f"{value:.2f}"
 
 
 def _note(group: Group, row: Row) -> str:

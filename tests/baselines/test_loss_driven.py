@@ -20,7 +20,7 @@ from prunebench import Budget, Plan, PlanContext, pruned
 from prunebench.calibration.collect import calibrate
 from prunebench.errors import BadParameter, BudgetError, CalibrationError, PlanError
 from prunebench.ops import DropLayer, DropSublayer, Merge
-from prunebench.probing import Probe
+from prunebench.probing import Probe, Remembered
 from prunebench.probing.measures import mean_by_row, nll
 from prunebench.testing.tiny import TinyLlama, TinyText
 
@@ -86,6 +86,21 @@ def test_sleb_finds_the_naive_order_in_half_the_passes(deep):
     assert plan.provenance.notes["probe"] == {"samples": 4, "full_passes": round(asked.probe.passes, 3)}
 
 
+def test_sleb_goes_on_from_the_answers_of_a_smaller_budget(llama):
+    remembered = Remembered()
+    for count in (1, 4):
+        alone, shared = context(llama, count), context(llama, count)
+        shared.probe = Probe(llama, SAMPLES, remembered=remembered)
+        plans = [SLEB(samples=4).plan(asked) for asked in (alone, shared)]
+        assert shared.notes["removal_order"] == alone.notes["removal_order"]
+        assert plans[0].scores == plans[1].scores
+        assert alone.probe.passes <= shared.probe.passes <= alone.probe.passes + 1  # the states in front, once more
+    again = context(llama, 4)
+    again.probe = Probe(llama, SAMPLES, remembered=remembered)
+    SLEB(samples=4).plan(again)
+    assert again.probe.passes == shared.probe.passes and again.probe.counts.recalled_seconds > 0
+
+
 def test_sleb_without_room_for_states_still_stays_near(deep):
     samples = SAMPLES[:1]
     roomy, tight = context(deep, 7, samples), context(deep, 7, samples)
@@ -104,8 +119,8 @@ def test_shortened_ppl_costs_half_a_pass_per_layer(deep):
     np.testing.assert_allclose(plan.scores.values, -np.array(losses), atol=1e-5)
     assert plan.removed_layers == tuple(sorted(np.argsort(losses, kind="stable")[:5].tolist()))
     assert asked.probe.passes == (31 * 32 / 2 + 31) / 32  # all that is behind each, and once what is in front
-    kept = ShortenedPPL(samples=4, variant="released_code").plan(context(deep, 26)).removed_layers
-    assert kept == tuple(range(4, 30))
+    removed = ShortenedPPL(samples=4, variant="released_code").plan(context(deep, 26)).removed_layers
+    assert removed == tuple(range(4, 30))  # never the first four and the last two
 
 
 def test_blockpruner_finds_the_naive_order(llama):
@@ -173,8 +188,53 @@ def test_laco_as_released_keeps_the_last_layer_of_a_window():
     assert paper.mix == {2: -2.0, 3: 1.0, 4: 1.0, 5: 1.0}
     expected = theta[0] + sum(theta[k] - theta[0] for k in range(1, 4))
     np.testing.assert_allclose(sum(c * theta[k - 2] for k, c in paper.mix.items()), expected)
+    names = {2: ("mlp.weight",), 5: ("mlp.weight", "gate")}  # those of the layer whose place it is
+    merge = Merge(into=2, sources=(5,), coefficients=(1.0,), parameters=("mlp.weight",))
+    assert released.operations(names) == [DropLayer(layer=3), DropLayer(layer=4), merge]
     again = collapse([Slot(1, {1: 1.0}), paper], "paper")  # a merged layer can be merged again
     assert (again.mix, again.layer, again.gone) == (dict(paper.mix), 1, {2, 3, 4, 5})
+
+
+@pytest.mark.parametrize(
+    ("alike", "budget", "asked", "left"),
+    [
+        # Nothing is alike: windows of 3 of 6 layers begin at 3, 2, 1 and 0.
+        (lambda _slots: False, None, [(3, 4, 5), (2, 3, 4), (1, 2, 3), (0, 1, 2)], [0, 1, 2, 3, 4, 5]),
+        # All is alike: the scan goes on below the end of what is left, and a window never reaches beyond it.
+        (lambda _slots: True, None, [(3, 4, 5), (1, 2, 3), (0, 1)], [0]),
+        # One layer is to go: the first window is of two.
+        (lambda _slots: True, 1, [(3, 4)], [0, 1, 2, 3, 5]),
+        # The top window is refused, the next one taken.
+        (lambda slots: slots[-1].layer == 5, None, [(3, 4, 5), (2, 3, 4), (1, 2, 5), (0, 1, 2)], [0, 5]),
+    ],
+)
+def test_laco_scans_from_the_top_down(llama, monkeypatch, alike, budget, asked, left):
+    seen = []
+
+    def noted(window, variant):
+        seen.append(tuple(slot.layer for slot in window))
+        return collapse(window, variant)
+
+    monkeypatch.setattr("prunebench_baselines.laco.collapse", noted)
+    search = Search(LaCo(window=3, samples=1), context(llama, 3))
+    monkeypatch.setattr(search, "similarity", lambda slots: float(alike(slots)))
+    assert [slot.layer for slot in search.scan(0.5, budget)] == left
+    assert seen == asked
+
+
+def test_laco_as_released_names_the_parameters_of_each_layer():
+    loaded = TinyLlama().load()
+    loaded.layers[3].mlp.register_parameter("extra", torch.nn.Parameter(torch.zeros(1)))
+    others = Search(LaCo(samples=1, variant="released_code"), context(loaded, 1)).others
+    assert set(others[3]) - set(others[0]) == {"mlp.extra"}
+    assert {"self_attn.q_proj.weight", "mlp.up_proj.weight"} <= set(others[0])
+    assert not any("norm" in name for names in others.values() for name in names)
+
+
+def test_laco_takes_a_state_that_is_not_finite_for_unlike(llama, monkeypatch):
+    search = Search(LaCo(window=3, samples=2), context(llama, 3))
+    monkeypatch.setattr(search.probe, "similarity", lambda _plan: np.array([np.nan, 0.9]))
+    assert search.similarity(search.dense) == pytest.approx((0.9 - 1.0) / 2)
 
 
 @pytest.mark.parametrize("variant", ["paper", "released_code"])
@@ -227,6 +287,11 @@ def test_mka_merges_neighbours_and_as_released_drops_the_last(llama):
     trace = calibrate(llama, samples, MKA().requires())
     plan = MKA().plan(context(llama, 2, trace=trace))
     assert len(plan.removed_layers) == 2
+    shared = MKA().similarity(context(llama, 1, trace=trace))
+    first = max(range(5), key=lambda layer: (shared[layer, layer + 1], layer))
+    op = MKA().plan(context(llama, 1, trace=trace)).ops[0]
+    assert (op.into, op.sources) == (first, (first, first + 1))
+    assert op.coefficients[0] == pytest.approx(1.0 / (1.0 + np.exp(-shared[first, first + 1])))  # 0.62 for 0.5
     for op in plan.ops:
         assert isinstance(op, Merge) and sum(op.coefficients) == pytest.approx(1.0)
         assert list(op.sources) == list(range(op.into, op.into + len(op.sources)))

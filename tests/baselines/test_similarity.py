@@ -69,6 +69,7 @@ def test_bi_as_released_sums_tokens_and_takes_one_half_for_zero_states():
         states = random_states(seed)
         states[1][3, 0] = 0.0  # the state before layer 3 of one token: NaN for layers 2 and 3
         states[2][5:7, 1] = 0.0  # a token that layer 5 leaves at zero
+        states[0][4, 2] = 0.0  # another sample's zero one boundary on: layer 3 has two NaN
         importance = np.zeros(8)
         for stream, layer in itertools.product(states, range(8)):
             for t in range(stream.shape[1]):
@@ -136,6 +137,33 @@ def test_angular_as_released_has_no_block_at_layer_0_and_loses_the_last_batch():
         Angular(variant="released_code").plan(context_of(trace_of(states), 2))
     with pytest.raises(BudgetError, match="at least one has to stay"):
         released.plan(context_of(trace_of(states), 8))
+
+
+def test_angular_as_released_counts_whole_batches_of_all_samples():
+    """Samples without a token of the group fill the batches too: the lost ones are the last of the data."""
+    states = random_states(2, n_samples=8)
+    whole = trace_of(states)
+    counts = whole["token_count"].copy()
+    sums = whole["token_cosine"].copy()
+    counts[:3, whole.group("visual")] = sums[:3, whole.group("visual")] = 0
+    trace = trace_of(states, token_count=counts, token_cosine=sums)
+    expected = [
+        np.mean([1 - np.arccos(np.mean(v)) / np.pi for v in pairs(states[3:6], layer, layer + 1, "visual")])
+        for layer in range(8)
+    ]
+    released = Angular(variant="released_code", group="visual", batch_size=3)  # two batches: samples 0 to 5
+    np.testing.assert_allclose(scores_of(released, context_of(trace, 1)), expected, atol=1e-12)
+
+
+def test_published_blocks_are_half_open():
+    """PruneMe's blocks of Llama-3-70B ("56 to 64", "60 to 64", "66 to 68") on states turned so that they are best."""
+    degrees = np.full(80, 10.0)
+    degrees[56:60], degrees[60:64], degrees[66:68] = 5, 4, 3
+    trace = trace_of_cosines(turns(*degrees))
+    for start, stop in ((56, 64), (60, 64), (66, 68)):
+        for variant in ("paper", "released_code"):
+            plan = Angular(variant=variant, batch_size=1).plan(context_of(trace, stop - start))
+            assert plan.removed_layers == tuple(range(start, stop))
 
 
 def test_streamline_without_a_module_takes_the_block_of_n():
@@ -437,6 +465,10 @@ def test_thresholds_of_a_strategy():
 def test_a_group_without_tokens_and_names_that_do_not_exist(cls):
     with pytest.raises(CalibrationError, match="no token of group 'audio'"):
         cls(group="audio").plan(context_of(trace_of(random_states(0)), 2))
+    if "variant" in cls.__dataclass_fields__:
+        with pytest.raises(CalibrationError, match="no token of group 'audio'"):
+            released = cls(group="audio", variant="released_code", **({"batch_size": 2} if cls is Angular else {}))
+            released.plan(context_of(trace_of(random_states(0)), 2))
     with pytest.raises(BadParameter, match="group=smell"):
         cls.from_params({"group": "smell"})
     with pytest.raises(UnknownName, match="did you mean 'triplet'"):

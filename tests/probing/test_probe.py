@@ -99,6 +99,9 @@ def test_only_what_is_behind_runs(llama):
     small.losses(list(range(6)))
     assert small.layer_forwards == (5 + 5 + 4 + 3 + 2 + 1 + 0) * 6  # nothing is kept, and nothing runs twice
     assert small.passes == pytest.approx(20 / 6)
+    twice = Probe(llama, SAMPLES)
+    first, again = twice.losses([4, (4,)])
+    assert np.array_equal(first, again) and twice.layer_forwards == (4 + 1) * 6  # one question, asked twice
 
 
 def test_what_was_asked_before_is_not_run_again_and_costs_the_same(llama):
@@ -130,6 +133,21 @@ def test_what_was_asked_before_is_not_run_again_and_costs_the_same(llama):
     assert alone.counts.layer_forwards == first.counts.layer_forwards == second.counts.layer_forwards
     assert alone.counts.tokens == first.counts.tokens == second.counts.tokens
     assert first.counts.recalled_seconds == 0 < second.counts.recalled_seconds
+
+
+def test_a_layer_that_is_left_out_before_any_has_run_returns_what_its_kind_returns():
+    loaded = TinyLlama().load()
+    kind = type(loaded.layers[0])
+
+    class InTuple(kind):
+        def forward(self, *args, **kwargs):
+            return (super().forward(*args, **kwargs),)
+
+    hidden, passage = torch.zeros(1, 2, 8), Passage(loaded)
+    assert passage._alike(hidden, loaded.layers[0]) is hidden
+    loaded.layers[0].__class__ = InTuple
+    found = passage._alike(hidden, loaded.layers[0])
+    assert isinstance(found, tuple) and len(found) == 1 and found[0] is hidden
 
 
 NAMES = ("Llama", "Gemma3", "PaliGemma2", "Qwen2VL", "Qwen3VL", "Qwen3.5", "Mllama")
@@ -291,6 +309,24 @@ def test_similarity_of_a_merged_model(llama):
         assert found[row] == pytest.approx((first @ second / first.norm() / second.norm()).item(), abs=1e-5)
 
 
+@pytest.mark.parametrize("layers", [[5], [4, 5], [4], [0], [1, 5]])
+def test_similarity_of_a_model_without_layers(llama, layers):
+    probe = Probe(llama, SAMPLES[:2])
+    found = probe.similarity(Plan.drop(llama.info, layers))
+    batch, states = next(probe._batches()), []
+    handle = llama.decoder.norm.register_forward_hook(lambda _m, _a, output: states.append(output.double()))
+    try:
+        with torch.inference_mode():
+            llama.adapter.forward(llama, batch.inputs)
+            with pruned(llama, Plan.drop(llama.info, layers)):
+                llama.adapter.forward(llama, batch.inputs)
+    finally:
+        handle.remove()
+    for row, real in enumerate(batch.inputs.attention_mask.bool()):
+        first, second = (each[row][real].flatten() for each in states)
+        assert found[row] == pytest.approx((first @ second / first.norm() / second.norm()).item(), abs=1e-5)
+
+
 def test_parts_of_a_probe_share_the_count_and_take_turns(llama):
     probe = Probe(llama, SAMPLES)
     few, last = probe.take(2), probe.take(2, held_out=True)
@@ -312,8 +348,11 @@ def test_what_cannot_be_asked_is_said_in_a_line(llama):
         probe.losses([6])
     with pytest.raises(CalibrationError, match="'q' has no answer"):
         Probe(llama, [Sample(id="q", instruction="w5")]).loss()
-    with pytest.raises(CalibrationError, match="no calibration samples"):
-        Probe(llama, []).loss()
+    remembered = Remembered()
+    Probe(llama, SAMPLES, remembered=remembered).loss()
+    for known in (None, remembered):  # what others have asked is no answer about no samples
+        with pytest.raises(CalibrationError, match="no calibration samples"):
+            Probe(llama, [], remembered=known).loss()
     with pruned(llama, Plan.drop(llama.info, [1])), pytest.raises(PlanError, match="load the dense one"):
         Probe(llama, SAMPLES)
     half = TinyLlama().load()
