@@ -220,7 +220,8 @@ class Group:
         for record in self.records:
             if not _is_dense(record):
                 kind, layers, budget = _section_key(record)
-                found.setdefault((kind, recovery_class(record.cell.recovery), layers, budget), []).append(record)
+                key = (kind, recovery_class(record.cell.recovery, record.plan), layers, budget)
+                found.setdefault(key, []).append(record)
         dense = {key: rows for key, rows in found.items() if all(row.cell.strategy == DENSE for row in rows)}
         pruned = {key[1] for key in found if key not in dense}
         references = {key[1]: self._rows(rows) for key, rows in dense.items() if key[1] in pruned}

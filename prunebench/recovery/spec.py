@@ -6,11 +6,15 @@ No torch here: a run's configuration and the ids of its cells need these words b
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from prunebench.errors import BadParameter, UnknownName
+from prunebench.ops import Fold
+
+if TYPE_CHECKING:
+    from prunebench.plan import Plan
 
 __all__ = [
     "NAMES",
@@ -27,6 +31,8 @@ __all__ = [
 
 PREFIX = "recover"
 """``-P recover.learning_rate=1e-4`` sets a parameter of the recovery, as ``-P topo.k=25`` one of a strategy."""
+
+CLOSED_FORM = "closed-form compensation"
 
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Module = Literal["decoder_layer", "ffn", "linear"]
@@ -211,12 +217,16 @@ def dense_recoveries(recoveries: Iterable[Recovery | None]) -> tuple[Tune, ...]:
     return tuple(dict.fromkeys(named))
 
 
-def recovery_class(recovery: Recovery | None) -> str:
-    """Rows are ranked among their own class alone: pruned only, closed form, or trained under one budget."""
+def recovery_class(recovery: Recovery | None, plan: Plan | None = None) -> str:
+    """Rows are ranked among their own class alone: pruned only, closed form, or trained under one budget.
+
+    A method that folds matrices into the weights by itself is of the second class, as if that had been asked for.
+    """
     if recovery is None:
-        return ""
+        folds = plan is not None and any(isinstance(op, Fold) for op in plan.ops)
+        return CLOSED_FORM if folds else ""
     if not recovery.trained:
-        return "closed-form compensation"
+        return CLOSED_FORM
     if recovery.tokens is not None:
         return f"trained on {recovery.tokens:,} tokens"
     return f"trained for {recovery.epochs} epoch{'s' if recovery.epochs > 1 else ''} of the calibration samples"

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from prunebench.comparison import group_records
 from prunebench.config import Cell, Spec
 from prunebench.errors import BadParameter, UnknownName, UsageError
 from prunebench.grid import build_cells, build_strategies
+from prunebench.ops import Fold
+from prunebench.plan import Plan
 from prunebench.plugins import get_plugins
 from prunebench.recovery import dense_recoveries, parse_recovery, recovery_class
 from prunebench.store import load_records
@@ -145,6 +148,15 @@ def test_trained_rows_are_ranked_apart():
     assert beside.pop("2 of 8 layers removed, trained on 900 tokens") == ["dense + tune"]
     assert not any(beside.values()), "the dense row stands beside what had its own budget, and nowhere else"
     assert all(row.rank == 1 for section in group.sections for row in section.rows), "all rows have the same scores"
+
+
+def test_a_method_that_folds_by_itself_is_ranked_with_closed_forms():
+    dense, plain, folds = make_record("dense", (), {"task": 50}), *(make_record(n, right={"task": 50}) for n in "ab")
+    fold = Fold(layer=0, module="mlp.down_proj", side="out", tensor="m")
+    plan = Plan.of(folds.model, [*folds.plan.ops, fold], {"m": np.eye(4, dtype=np.float32)})
+    (group,) = group_records([dense, plain, folds.model_copy(update={"plan": plan}), recovered("a", "replaceme")])
+    found = {section.recovery: sorted(row.label for row in section.rows) for section in group.sections}
+    assert found == {"": ["a"], "closed-form compensation": ["a + replaceme", "b"]}
 
 
 def test_classes():
