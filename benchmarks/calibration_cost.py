@@ -33,6 +33,7 @@ from prunebench_models.testbed.adapter import Testbed
 from prunebench_models.testbed.data import TestbedDataset
 
 from prunebench.calibration.collect import calibrate
+from prunebench.calibration.samples import fingerprint
 
 SIMILARITY = ("token_cosine", "norms", "points.last", "points.mean", "pooled", "sublayer_cosine")
 """What all methods together read that look at hidden states and their similarity."""
@@ -73,6 +74,8 @@ def measure(n_samples: int, n_batches: int, repeats: int) -> dict[str, Any]:
     with torch.inference_mode():
         inputs = [loaded.encode(part) for part in parts]
 
+    mark = fingerprint(samples)  # a run knows it before it calibrates: it names the trace's file
+
     def bare() -> float:
         started = time.process_time()
         with torch.inference_mode():
@@ -82,7 +85,7 @@ def measure(n_samples: int, n_batches: int, repeats: int) -> dict[str, Any]:
 
     def collecting(statistics: tuple[str, ...]) -> float:
         started = time.process_time()
-        calibrate(loaded, samples, statistics, batch_size=n_samples)
+        calibrate(loaded, samples, statistics, batch_size=n_samples, mark=mark)
         return time.process_time() - started
 
     def encoding() -> float:

@@ -191,9 +191,8 @@ class Session:
 
         needed = frozenset().union(*(strategy.requires() for strategy in self.strategies.values()))
         samples, info = self.samples(), self.loaded.info
-        path = (
-            self.store.traces / f"{trace_key(info.name, info.revision, info.dtype, fingerprint(samples))}.safetensors"
-        )
+        mark = fingerprint(samples)
+        path = self.store.traces / f"{trace_key(info.name, info.revision, info.dtype, mark)}.safetensors"
         if path.exists():
             try:
                 found = Trace.load(path)
@@ -214,6 +213,7 @@ class Session:
                 batch_size=self.spec.batch_size,
                 progress=advance,
                 encode=lambda batch: self.encoder.encode(self.loaded, batch, keep=False),
+                mark=mark,
             )
         self._trace.save(self.store.traces)
         return self._trace

@@ -44,6 +44,7 @@ class Batch:
         states: (L+1, P, d) packed residual stream in the model's dtype: [0] is layer 0's input.
         norms: (L+1, P) float32 norms of the states.
         sublayer: (L, 2, P) float32 cosines of the residual over the attention and over the MLP, where asked for.
+        updates: (L, P) norms of what each layer adds, where they have been taken on the way.
         mlp: number of tokens per sample → (L, B, m, d), what each layer's MLP adds at the chosen tokens.
         importance: (P,) float32 importance of each token, mean over the layers, where asked for.
     """
@@ -93,6 +94,7 @@ class Batch:
         self._chosen: dict[int, np.ndarray] = {}
         self._shared: dict[str, Any] = {}
         self.sublayer: Tensor | None = None
+        self.updates: Tensor | None = None
         self.mlp: dict[int, Tensor] = {}
         self.importance: Tensor | None = None
 

@@ -166,6 +166,8 @@ class _Inside:
             self._room = torch.empty(tokens, width, device=batch.device)
             self._packed = self._room[: batch.n_tokens]  # without aggregation tokens
             self._products = torch.empty(2, batch.n_tokens, width, device=batch.device)
+            if middle.dtype == torch.float32:  # of half precision the difference has to be taken in more digits
+                batch.updates = torch.empty(batch.n_layers, batch.n_tokens, device=batch.device)
         batch.pack(middle.reshape(batch.size, -1, middle.shape[-1]), self._room)
         torch.linalg.vector_norm(self._packed, dim=-1, out=self._norms[layer])
 
@@ -174,8 +176,12 @@ class _Inside:
         import torch
 
         batch = self.batch
-        products = torch.mul(batch.states[layer : layer + 2], self._packed, out=self._products)
+        around = batch.states[layer : layer + 2]
+        products = torch.mul(around, self._packed, out=self._products)
         torch.sum(products, -1, out=batch.sublayer[layer])
+        if batch.updates is not None:  # both states are in the cache now: later they would be read once more
+            update = torch.sub(around[1], around[0], out=self._products[0])
+            torch.linalg.vector_norm(update, dim=-1, out=batch.updates[layer])
 
     def _keep(self, layer: int, m: int, flat: Tensor, middle: Tensor, hidden: Tensor) -> None:
         import torch

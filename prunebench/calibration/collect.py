@@ -40,6 +40,7 @@ def calibrate(
     batch_size: int = 16,
     progress: Callable[[int, int], None] | None = None,
     encode: Callable[[Sequence[Sample]], DecoderInputs] | None = None,
+    mark: str | None = None,
 ) -> Trace:
     """Collect `statistics` (names from `STATISTICS`, with a value where one takes it) over `samples` in one pass.
 
@@ -50,6 +51,7 @@ def calibrate(
         batch_size: samples per forward pass.
         progress: called with (samples done, samples in all).
         encode: gives a batch's decoder inputs; ``loaded.encode`` by default, a cache where there is one.
+        mark: the samples' fingerprint, where it has been taken already.
 
     Raises:
         CalibrationError: no samples, a trace that would be too large, or hidden states that are not finite (names layer
@@ -92,7 +94,7 @@ def calibrate(
                 _store(arrays, name, value.cpu().numpy(), start, len(samples))
             if progress:
                 progress(min(start + step, len(samples)), len(samples))
-    mark = fingerprint(samples)
+    mark = mark or fingerprint(samples)
     info = loaded.info
     meta = TraceMeta(
         key=trace_key(info.name, info.revision, info.dtype, mark),

@@ -50,11 +50,12 @@ def norms(batch: Batch, _value: Any) -> dict[str, Tensor]:
     """S2: sums of state norms and of update norms per sample and group."""
     import torch
 
-    states = batch.states
-    updates = torch.empty(len(states) - 1, batch.n_tokens, device=batch.device)
-    update = torch.empty(states.shape[1:], device=batch.device)
-    for layer in range(len(updates)):  # layer by layer: the difference never leaves the cache
-        torch.sub(states[layer + 1].float(), states[layer].float(), out=update)
-        torch.linalg.vector_norm(update, dim=-1, out=updates[layer])
+    states, updates = batch.states, batch.updates
+    if updates is None:
+        updates = torch.empty(len(states) - 1, batch.n_tokens, device=batch.device)
+        update = torch.empty(states.shape[1:], device=batch.device)
+        for layer in range(len(updates)):  # layer by layer: the difference never leaves the cache
+            torch.sub(states[layer + 1].float(), states[layer].float(), out=update)
+            torch.linalg.vector_norm(update, dim=-1, out=updates[layer])
     sums = batch.group_sums(torch.cat([batch.norms, updates]))
     return {"state_norm": sums[:, :, : len(states)], "update_norm": sums[:, :, len(states) :]}
