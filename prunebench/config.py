@@ -136,6 +136,7 @@ class Spec(_Strict):
     executor: str = "local"
     out: Path = Path("runs")
     force: bool = False
+    remeasure: bool = False
 
     @field_validator("encode_cache", mode="before")
     @classmethod

@@ -310,7 +310,7 @@ class Session:
         for cell_id, job in jobs.items():
             found = None if self.spec.force else self.store.finished(job.cell, self.reporter.warn)
             if found is not None:
-                done[cell_id] = found
+                done[cell_id] = self._remeasured(found) if self.spec.remeasure else found
                 self._note(found)
         if done:
             self.reporter.note(f"{len(done)} of {len(jobs)} cells are finished already and skipped")
@@ -374,6 +374,18 @@ class Session:
         )
         self.store.write(record)
         self._note(record)
+        return record
+
+    def _remeasured(self, record: Record) -> Record:
+        """The record with latency and memory as they are now; written, with all else as it was."""
+        if record.plan is None or not self.spec.latency.enabled:
+            return record
+        self.reporter.begin(record.cell.label)
+        clock = time.perf_counter()
+        latency, memory = self.measure(self.store.whole_plan(record.plan))
+        seconds = {**record.seconds, "measure": round(time.perf_counter() - clock, 3)}
+        record = record.model_copy(update={"latency": latency, "memory": memory, "seconds": seconds})
+        self.store.write(record)
         return record
 
     def _note(self, record: Record) -> None:

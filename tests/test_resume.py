@@ -107,3 +107,19 @@ def test_operations_that_two_methods_share_are_evaluated_once(plugin, tmp_path, 
     assert invoke(*alone).exit_code == 0
     other = comparable(records_of(tmp_path)["last_n at sparsity 0.5"])
     assert other["evaluated_in"] is None and other["tasks"] == second["tasks"]
+
+
+def test_timing_again_keeps_the_answers(tmp_path):
+    timed = [word for word in TINY if word != "--no-latency"]
+    grid = [str(x) for x in ("run", *timed, "-s", "last_n", "--sparsity", 0.5, "--out", tmp_path)]
+    assert invoke(*grid).exit_code == 0
+    before = records_of(tmp_path)
+    assert invoke(*grid, "--remeasure").exit_code == 0
+    after = records_of(tmp_path)
+    assert after.keys() == before.keys()
+    for label, record in after.items():
+        old = before[label]
+        kept = {"latency", "memory", "seconds"}
+        assert record.model_dump(exclude=kept) == old.model_dump(exclude=kept)
+        assert record.latency is not None and record.latency != old.latency  # another measurement
+        assert record.seconds["evaluate"] == old.seconds["evaluate"]

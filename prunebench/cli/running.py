@@ -21,6 +21,7 @@ __all__ = ["run_command"]
 @click.option("--no-latency", is_flag=True, help="Leave latency out.")
 @click.option("--executor", metavar="NAME", help="Where cells run (default local: this process).")
 @click.option("--force", is_flag=True, help="Run finished cells again.")
+@click.option("--remeasure", is_flag=True, help="Time finished cells again, keep their answers.")
 @click.option("--dry-run", is_flag=True, help="Print the cells and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the records' ids and status as JSON, not the table.")
 @click.pass_context
