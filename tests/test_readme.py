@@ -15,7 +15,9 @@ from click.testing import CliRunner
 
 import prunebench
 from prunebench.cli import cli
+from prunebench.comparison import group_records
 from prunebench.plugins import get_plugins, reset_plugins
+from prunebench.robustness import load_robustness
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -132,6 +134,33 @@ def test_numbers_are_those_of_the_committed_records():
     half = next(row for row in loading["rows"] if 2 * row["kept"] == row["of"])
     assert f"{half['ratios']['peak_growth_mib']:.1f}× less memory" in README
     assert abs(half["ratios"]["fetched_mib"] - 2) < 0.1  # "half of the disk reads"
+
+
+def test_what_is_said_of_the_testbed_is_in_its_table():
+    """What keeps 99 %, where `topo` stands, whose order depends most on the domain, and which regimes show."""
+    (group,) = group_records(prunebench.load_records([ROOT / "leaderboards" / "testbed"]))
+    kept = {}
+    for record in group.records:
+        cell = record.cell
+        if record.kind == "layers" and record.complete and cell.recovery is None and not cell.strategy_params:
+            score = group.relative(record).chance_corrected
+            kept.setdefault(cell.strategy, {})[len(record.plan.removed_layers)] = score
+    for name in ("oracle_loo", "sleb", "shortened_ppl", "magnitude"):
+        assert [count for count, score in sorted(kept[name].items()) if score >= 0.99] == [2, 3, 5, 6, 8, 10]
+    assert [count for count, score in sorted(kept["bi"].items()) if score >= 0.99] == [2, 3, 5]
+    assert all(
+        score < max(rows[count] for rows in kept.values() if count in rows) for count, score in kept["topo"].items()
+    )
+    (robust,) = load_robustness([ROOT / "leaderboards" / "testbed"])
+    order = {row.strategy: row.kendall.mean for row in robust.rows if row.kind == "domains" and row.kendall}
+    assert len(order) > 10 and min(order, key=order.get) == "topo"
+    table = (ROOT / "leaderboards" / "testbed.md").read_text(encoding="utf-8")
+    for said in (
+        "**do matter** at low",
+        "**do not converge** from low",
+        "does **not** decide at high budgets, the score",
+    ):
+        assert said in table
 
 
 def test_what_is_said_of_smollm2_is_in_its_table():
