@@ -167,7 +167,7 @@ def test_what_is_said_of_the_testbed_is_in_its_table():
 
 
 def test_what_is_said_of_smollm2_is_in_its_table():
-    """First: `topo` at 10 %, contiguous at 20 %, `fuse` at 30 %, `sleb` from 40 to 60 %, among plans of whole layers."""
+    """First: `topo` at 10 %, contiguous at 20 %, `fuse` at 30 %, `sleb` from 40 to 60 %, of plans of whole layers."""
     records = prunebench.load_records([ROOT / "leaderboards" / "smollm2"])
     best = {}
     for budget in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6):
