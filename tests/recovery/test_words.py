@@ -87,8 +87,10 @@ def test_cells_without_recovery_keep_their_ids():
     """Committed records are found again: their ids are the hash of their cells as these are read today."""
     records = load_records(RECORDS.glob("*/records"))
     assert len(records) > 100
-    assert all(record.cell.id == record.id and record.cell.recovery is None for record in records)
-    assert all("recovery" not in record.cell.model_dump() for record in records)
+    assert all(record.cell.id == record.id for record in records)
+    plain = [record for record in records if record.cell.recovery is None]
+    assert 100 < len(plain) < len(records)
+    assert all("recovery" not in record.cell.model_dump() for record in plain)
 
 
 def test_each_recovery_is_a_cell_of_its_own():
