@@ -24,6 +24,7 @@ from prunebench import jsonio
 from prunebench.budget import Budget
 from prunebench.errors import BadParameter, UnknownName, UsageError
 from prunebench.plan import first_problem
+from prunebench.plan_parts import without_null
 from prunebench.recovery.spec import NAMES as RECOVERIES
 from prunebench.recovery.spec import PREFIX as RECOVERY_PREFIX
 from prunebench.recovery.spec import Recovery, parse_recovery
@@ -81,10 +82,7 @@ class Cell(_Strict):
     @model_serializer(mode="wrap")
     def _said(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without recovery where there is none: such a cell reads as it always did."""
-        said = handler(self)
-        if said.get("recovery", "") is None:
-            del said["recovery"]
-        return said
+        return without_null(handler(self), "recovery")
 
     @property
     def id(self) -> str:

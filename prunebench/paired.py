@@ -23,6 +23,7 @@ __all__ = [
     "is_binary",
     "mcnemar",
     "paired_difference",
+    "percentiles",
 ]
 
 N_BOOT = 10_000
@@ -103,8 +104,13 @@ def paired_difference(
         mean += factors[task] * float(difference.mean())
         resampled += factors[task] * bootstrap_means(difference, random, n_boot)
         total += difference.size
+    return Difference(mean, *percentiles(resampled, level), total)
+
+
+def percentiles(resampled: np.ndarray, level: float) -> tuple[float, float]:
+    """The interval that holds the middle `level` of resampled values."""
     low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
-    return Difference(mean, float(low), float(high), total)
+    return float(low), float(high)
 
 
 def flips(scores_a: Sequence[float], scores_b: Sequence[float]) -> Flips:

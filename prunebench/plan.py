@@ -38,7 +38,16 @@ from prunebench.ops import (
     tensor_names,
     without_attention,
 )
-from prunebench.plan_parts import PlanCost, PlanDiff, PlanPart, Provenance, ScoreTable, Target, first_problem
+from prunebench.plan_parts import (
+    PlanCost,
+    PlanDiff,
+    PlanPart,
+    Provenance,
+    ScoreTable,
+    Target,
+    first_problem,
+    without_null,
+)
 from prunebench.plan_tensors import PlanTensors, side_file
 
 __all__ = ["Plan", "PlanCost", "PlanDiff", "Provenance", "ScoreTable", "Target", "first_problem"]
@@ -74,10 +83,7 @@ class Plan(PlanPart):
     @model_serializer(mode="wrap")
     def _said(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without the digest where there are no tensors: such a plan reads as it always did."""
-        said = handler(self)
-        if said.get("tensors_digest", "") is None:
-            del said["tensors_digest"]
-        return said
+        return without_null(handler(self), "tensors_digest")
 
     @model_validator(mode="after")
     def _consistent(self) -> Plan:

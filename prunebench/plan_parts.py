@@ -7,13 +7,33 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
-__all__ = ["PlanCost", "PlanDiff", "PlanPart", "Provenance", "RecoveryCost", "ScoreTable", "Target", "first_problem"]
+__all__ = [
+    "PlanCost",
+    "PlanDiff",
+    "PlanPart",
+    "Provenance",
+    "RecoveryCost",
+    "ScoreTable",
+    "Target",
+    "first_problem",
+    "without_null",
+]
 
 
 class PlanPart(BaseModel):
     """Frozen, and nothing that is not known."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def without_null(said: dict[str, Any], name: str) -> dict[str, Any]:
+    """What a model says of itself, without the field `name` where it is null.
+
+    For fields that came later: where there is nothing to say, what is written reads as it always did.
+    """
+    if said.get(name, "") is None:
+        del said[name]
+    return said
 
 
 class Target(PlanPart):
@@ -71,10 +91,7 @@ class PlanCost(PlanPart):
     @model_serializer(mode="wrap")
     def _said(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without recovery where there was none: such a plan reads as it always did."""
-        said = handler(self)
-        if said.get("recovery", "") is None:
-            del said["recovery"]
-        return said
+        return without_null(handler(self), "recovery")
 
 
 @dataclass(frozen=True)

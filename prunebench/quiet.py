@@ -5,7 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["quiet_transformers"]
+__all__ = ["no_progress_bars", "quiet_transformers"]
+
+
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """No progress bars of transformers inside the block."""
+    from transformers.utils import logging
+
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if bars:
+            logging.enable_progress_bar()
 
 
 @contextmanager
@@ -13,12 +27,10 @@ def quiet_transformers() -> Iterator[None]:
     """No progress bars, tables and advice of transformers inside the block; what matters is an error of ours."""
     from transformers.utils import logging
 
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    level = logging.get_verbosity()
     logging.set_verbosity_error()
-    logging.disable_progress_bar()
     try:
-        yield
+        with no_progress_bars():
+            yield
     finally:
         logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

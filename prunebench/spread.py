@@ -1,4 +1,4 @@
-"""How far methods lie apart at each budget, what of that is noise, and what of it score and selection rule explain.
+"""How far methods lie apart at each budget, and what of that is noise.
 
 All of it is in units of the ranking score (1.0 is the dense model), from records alone. Nothing here knows a method:
 those that read calibration samples are compared with each other, rules that look at nothing and random draws stand
@@ -7,7 +7,6 @@ beside them. Intervals come from resampling questions within tasks, the same res
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -15,18 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from prunebench import jsonio
 from prunebench.comparison import Group, Row, Section
+from prunebench.crossed import LEVEL, Structure, crossed, score_and_rule
 from prunebench.findings import question_scores, ranking_weights
+from prunebench.paired import percentiles
 
 __all__ = [
     "Band",
     "Regimes",
     "Resamples",
     "Spread",
-    "Structure",
     "comparable",
-    "crossed",
     "informed",
     "regimes",
     "spread",
@@ -34,7 +32,6 @@ __all__ = [
 ]
 
 N_BOOT = 2000
-LEVEL = 0.95
 MIN_BUDGETS = 3
 
 
@@ -94,28 +91,6 @@ class Band:
     sd: float
     low: float
     high: float
-
-
-@dataclass(frozen=True)
-class Structure:
-    """Shares of the sum of squares over a complete grid of scores × selection rules; they add up to 1.
-
-    Attributes:
-        rest: interaction and noise.
-        noise: what resampled questions add, as a share of the same sum; part of all three.
-        score_interval, rule_interval: 95 % over resampled questions; None without per-question scores.
-        lead: rule − score with its interval.
-    """
-
-    scores: tuple[str, ...]
-    rules: tuple[str, ...]
-    score: float
-    rule: float
-    rest: float
-    noise: float | None = None
-    score_interval: tuple[float, float] | None = None
-    rule_interval: tuple[float, float] | None = None
-    lead: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,7 +172,7 @@ def comparable(group: Group, found: Sequence[Spread], resamples: Resamples) -> l
         return []
     labels = set.intersection(*({row.label for row in one.rows} for one in found))
     keys = set.intersection(
-        *({_score_and_rule(row) for row in one.section.ranked if informed(row)} - {None} for one in found)
+        *({score_and_rule(row) for row in one.section.ranked if informed(row)} - {None} for one in found)
     )
     same = [spread(group, one.section, resamples, labels if len(labels) > 1 else None, keys) for one in found]
     if any(one is None or one.structure is None for one in same):
@@ -244,7 +219,7 @@ def spread(
         "all_sd": float(everyone.std(ddof=1)),
         "bands": tuple(bands),
     }
-    grid = [row for row in readers if keys is None or _score_and_rule(row) in keys]
+    grid = [row for row in readers if keys is None or score_and_rule(row) in keys]
     base["structure"] = crossed(group, grid, resamples.scores(grid))
     drawn = resamples.scores(rows)
     if drawn is None:
@@ -252,8 +227,7 @@ def spread(
     boot = drawn.var(axis=0, ddof=1)
     noise = max(0.0, float(boot.mean()) - variance)
     corrected = boot - 2 * noise
-    tail = (1 - LEVEL) / 2
-    low, high = np.sqrt(np.maximum(0.0, np.quantile(corrected, [tail, 1 - tail])))
+    low, high = np.sqrt(np.maximum(0.0, percentiles(corrected, LEVEL)))
     apart = [_excludes_zero(drawn[i] - drawn[j]) for i in range(len(rows)) for j in range(i)]
     return Spread(
         **base,
@@ -263,54 +237,6 @@ def spread(
         told_apart=sum(apart) / len(apart),
         error=_standard_error(rows, resamples),
         draws=corrected,
-    )
-
-
-def crossed(group: Group, rows: Sequence[Row], drawn: np.ndarray | None) -> Structure | None:
-    """Two-way decomposition over the largest complete grid of scores × selection rules; None without one.
-
-    Σ(y − ȳ)² = (rules) Σ(score mean − ȳ)² + (scores) Σ(rule mean − ȳ)² + Σ(rest)².
-
-    Args:
-        group: for the ranking score.
-        rows: candidates; those of one score differ by their ``select`` alone.
-        drawn: resampled scores of `rows`, (rows, n_boot).
-    """
-    cells: dict[str, dict[str, int]] = {}
-    for index, row in enumerate(rows):
-        if (key := _score_and_rule(row)) is not None:
-            cells.setdefault(key[0], {}).setdefault(key[1], index)
-    rules = sorted({rule for own in cells.values() for rule in own})
-    best: tuple[list[str], tuple[str, ...]] = [], ()
-    for size in range(2, len(rules) + 1):
-        for subset in itertools.combinations(rules, size):
-            scores = sorted(score for score, own in cells.items() if set(subset) <= set(own))
-            if len(scores) > 1 and len(scores) * size > len(best[0]) * len(best[1]):
-                best = scores, subset
-    scores, chosen = best
-    if not scores or group.ranking is None:
-        return None
-    places = np.array([[cells[score][rule] for rule in chosen] for score in scores])
-    values = np.array([row.values(group.ranking)[0] for row in rows])[places]
-    score, rule = _shares(values[:, :, None])
-    if np.isnan(score[0]):
-        return None  # all alike: nothing to explain
-    names = tuple(scores), chosen
-    shares = float(score[0]), float(rule[0]), max(0.0, 1 - float(score[0] + rule[0]))
-    if drawn is None:
-        return Structure(*names, *shares)
-    by_score, by_rule = _shares(drawn[places])
-    if np.isnan(by_score).any():
-        return Structure(*names, *shares)
-    variance = float(values.var())
-    noise = max(0.0, float(drawn[places].reshape(values.size, -1).var(axis=0).mean()) - variance) / variance
-    return Structure(
-        *names,
-        *shares,
-        noise=noise,
-        score_interval=_interval(by_score),
-        rule_interval=_interval(by_rule),
-        lead=by_rule - by_score,
     )
 
 
@@ -330,16 +256,16 @@ def regimes(found: Sequence[Spread]) -> Regimes | None:
         means = (float(np.mean([g.rule for g in grids])), float(np.mean([g.score for g in grids]))) if grids else None
         structure.append(means)
         if means is not None and grids and len(with_draws) == len(grids):
-            lead.append((means[0] - means[1], *_interval(np.mean(with_draws, axis=0))))
+            lead.append((means[0] - means[1], *percentiles(np.mean(with_draws, axis=0), LEVEL)))
         else:
             lead.append(None)
     return Regimes(
         parts=parts,
         sds=sds,  # type: ignore[arg-type]
-        low=_interval(draws[0]),
+        low=percentiles(draws[0], LEVEL),
         told_apart=float(np.mean([one.told_apart or 0.0 for one in parts[0]])),
-        fall=(sds[0] - sds[1], *_interval(draws[0] - draws[1])),
-        rise=(sds[2] - sds[1], *_interval(draws[2] - draws[1])),
+        fall=(sds[0] - sds[1], *percentiles(draws[0] - draws[1], LEVEL)),
+        rise=(sds[2] - sds[1], *percentiles(draws[2] - draws[1], LEVEL)),
         structure=tuple(structure),
         lead=tuple(lead),
     )
@@ -353,26 +279,6 @@ def _one_of_each(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row in found.values()]
 
 
-def _score_and_rule(row: Row) -> tuple[str, str] | None:
-    """What scores, with its parameters, and what selects; None for a method without a selection rule."""
-    record = row.records[0]
-    plan = record.plan
-    if plan is None or plan.provenance is None or "select" not in plan.provenance.params:
-        return None
-    own = {key: value for key, value in record.cell.strategy_params.items() if key not in ("select", "min_gap")}
-    return jsonio.canonical([row.strategy, own]), str(plan.provenance.params["select"])
-
-
-def _shares(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Shares of score and of rule in the sum of squares of (scores, rules, n), (n,) each; NaN where all are equal."""
-    centred = values - values.mean(axis=(0, 1))
-    total = (centred**2).sum(axis=(0, 1))
-    total = np.where(total > 1e-18, total, np.nan)
-    by_score = values.shape[1] * (centred.mean(axis=1) ** 2).sum(axis=0)
-    by_rule = values.shape[0] * (centred.mean(axis=0) ** 2).sum(axis=0)
-    return by_score / total, by_rule / total
-
-
 def _standard_error(rows: Sequence[Row], resamples: Resamples) -> float:
     """Root of the mean over rows of Σ_task w² p (1 − p) / n, with the variance of the scores for p (1 − p)."""
     total = 0.0
@@ -383,11 +289,6 @@ def _standard_error(rows: Sequence[Row], resamples: Resamples) -> float:
     return math.sqrt(total)
 
 
-def _interval(values: np.ndarray) -> tuple[float, float]:
-    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
-
-
 def _excludes_zero(values: np.ndarray) -> bool:
-    low, high = _interval(values)
+    low, high = percentiles(values, LEVEL)
     return low > 0 or high < 0

@@ -24,6 +24,7 @@ from prunebench.paired import (
     is_binary,
     mcnemar,
     paired_difference,
+    percentiles,
 )
 
 __all__ = [
@@ -140,8 +141,7 @@ def mean_interval(scores: Sequence[float], level: float = 0.95, method: str = "a
         half = float(t.ppf((1 + level) / 2, values.size - 1) * values.std(ddof=1) / math.sqrt(values.size))
         return Interval(float(values.mean()) - half, float(values.mean()) + half, "t")
     means = bootstrap_means(values, np.random.RandomState(seed), N_BOOT)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(low), float(high), "bootstrap")
+    return Interval(*percentiles(means, level), "bootstrap")
 
 
 def relative_score(

@@ -10,6 +10,7 @@ from prunebench.adapter import LoadedModel
 from prunebench.errors import StoreError, first_line
 from prunebench.exporting.card import Card, mergekit_recipe, model_card
 from prunebench.exporting.source import Source
+from prunebench.quiet import no_progress_bars
 
 __all__ = ["push_folder", "write_checkpoint"]
 
@@ -62,19 +63,15 @@ def _save_model(model: Any, folder: Path, keep_generation: bool) -> None:
     The library refuses to write some that it reads (a temperature without sampling, which many checkpoints have).
     """
     from transformers import GenerationConfig
-    from transformers.utils import logging
 
     path = folder / "generation_config.json"
     before, text = getattr(model, "generation_config", None), path.read_bytes() if keep_generation else None
-    bars = logging.is_progress_bar_enabled()
     try:
-        logging.disable_progress_bar()
         if text is not None:
             model.generation_config = GenerationConfig()
-        model.save_pretrained(folder, max_shard_size=SHARD)
+        with no_progress_bars():
+            model.save_pretrained(folder, max_shard_size=SHARD)
     finally:
-        if bars:
-            logging.enable_progress_bar()
         if before is not None:
             model.generation_config = before
     if text is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from prunebench.probing.questions import Batch, Question, balanced, batches, que
 from prunebench.probing.remembered import Answer, Remembered
 from prunebench.probing.states import MEMORY_BYTES, States
 from prunebench.probing.units import Left, Unit, first_difference, join, left_out, prefix, several
-from prunebench.probing.weights import gradient_sums, parameters_of, weight_sums
+from prunebench.probing.weights import gradient_sums, weight_sums
 from prunebench.surgery import pruned
 
 if TYPE_CHECKING:
@@ -311,10 +311,6 @@ class Probe:
     def parameter_names(self, layer: int) -> tuple[str, ...]:
         """Names of a layer's parameters in the layer."""
         return tuple(name for name, _ in self.loaded.layers[layer].named_parameters())
-
-    def parameters(self, layer: int) -> dict[str, Any]:
-        """Copies of a layer's parameters, on the CPU, by their names in the layer."""
-        return parameters_of(self.loaded, layer)
 
     # -- inside ------------------------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from prunebench.probing.counts import Counts
     from prunebench.probing.questions import Batch
 
-__all__ = ["gradient_sums", "parameters_of", "weight_sums"]
+__all__ = ["gradient_sums", "weight_sums"]
 
 
 def weight_sums(loaded: LoadedModel) -> dict[str, np.ndarray]:
@@ -68,16 +68,6 @@ def gradient_sums(loaded: LoadedModel, made: Iterable[Batch], n_samples: int, co
             for p, gradient in zip(parameters, sums, strict=True)
         }
     return _by_layer(loaded, values)
-
-
-def parameters_of(loaded: LoadedModel, layer: int) -> dict[str, Any]:
-    """Copies on the CPU of a layer's parameters by name.
-
-    Raises:
-        CalibrationError: they are offloaded.
-    """
-    _check(loaded, gradients=False)
-    return {name: p.detach().to("cpu", copy=True) for name, p in loaded.layers[layer].named_parameters()}
 
 
 def _parameters(loaded: LoadedModel) -> Iterator[nn.Parameter]:

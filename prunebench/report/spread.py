@@ -6,9 +6,10 @@ import json
 from collections.abc import Sequence
 
 from prunebench.comparison import Group
+from prunebench.crossed import Structure
 from prunebench.report.markdown import MISSING, code, percent, table, words
 from prunebench.report.tables import name
-from prunebench.spread import Regimes, Resamples, Spread, Structure, comparable, regimes, spreads
+from prunebench.spread import Regimes, Resamples, Spread, comparable, regimes, spreads
 from prunebench.standing import Standing, standings
 
 __all__ = ["spread_data", "spread_parts", "standing_data", "standing_parts"]

@@ -9,10 +9,11 @@ from prunebench.adapter import DecoderInputs, LoadedModel, LoadOptions, ModelAda
 from prunebench.calibration.trace import Trace
 from prunebench.dataset import Dataset, open_dataset
 from prunebench.errors import BadParameter, UnknownName
+from prunebench.probing import Remembered
 
 if TYPE_CHECKING:
     from prunebench.plugins import Plugins
-    from prunebench.probing import Probe, Remembered
+    from prunebench.probing import Probe
 
 __all__ = ["Bench", "find_adapter", "find_dataset", "tiny_benches"]
 
@@ -45,7 +46,7 @@ class Bench:
         self._load, self._dataset = load, dataset
         self._loaded: LoadedModel | None = None
         self._traces: dict[frozenset[str], Trace] = {}
-        self._remembered: Remembered | None = None
+        self._remembered = Remembered()
 
     @classmethod
     def named(cls, plugins: Plugins, model: str, options: LoadOptions | None = None) -> Bench:
@@ -77,10 +78,9 @@ class Bench:
 
     def probe(self) -> Probe:
         """The model and its calibration samples, to be asked what it loses."""
-        from prunebench.probing import Probe, Remembered
+        from prunebench.probing import Probe
 
         n_samples = min(self.n_samples, PROBE_SAMPLES)
-        self._remembered = self._remembered or Remembered()
         samples = self._dataset(self.loaded).samples("calibration", n_samples)
         return Probe(self.loaded, samples, remembered=self._remembered)
 
@@ -96,7 +96,7 @@ class Bench:
         """Load anew at the next need: after something has damaged the model."""
         self._loaded = None
         self._traces = {}
-        self._remembered = None
+        self._remembered = Remembered()
 
 
 def tiny_benches() -> list[Bench]:
