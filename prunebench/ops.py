@@ -4,17 +4,20 @@ Only the surgery gives these words meaning. A plan that holds an operation this 
 is read, so a plan written by a newer version never half-applies.
 
 The order of operations in a plan means nothing. What is done to one layer is done in this order: what the layer is
-(`DropLayer`, `ReplaceBlock`, `Merge`, `DropSublayer`), then matrices that are multiplied into it (`Fold`), then the
-values of its parameters (`SetWeights`). Operations that speak of one layer are refused, but for these:
+(`DropLayer`, `ReplaceBlock`, `Merge`, `DropSublayer`), then its widths (`Slice`), then matrices that are multiplied
+into it (`Fold`), then the values of its parameters (`SetWeights`), then which of them become zero (`Mask`). So matrices
+and values for a sliced layer have the sizes that slicing leaves. Operations that speak of one layer are refused
+(`prunebench.overlap`), but for these:
 
 - `DropSublayer` of attention and of the MLP: together they drop the layer whole;
 - several `Fold` on one layer, each for another module or side;
-- `Fold` and one `SetWeights` on a layer that stays, whatever else is done to it.
+- `Fold`, one `SetWeights` and one `Mask` on a layer that stays, whatever else is done to it;
+- one `Slice` on a layer that stays with these, and with nothing that changes what the layer is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, FiniteFloat, Tag, model_validator
@@ -24,14 +27,16 @@ __all__ = [
     "DropLayer",
     "DropSublayer",
     "Fold",
+    "Mask",
     "Merge",
     "Op",
     "Part",
     "ReplaceBlock",
     "SetWeights",
+    "Slice",
     "canonical_ops",
-    "check_overlap",
     "layers_touched",
+    "reads_bits",
     "removed_layers",
     "removed_sublayers",
     "tensor_names",
@@ -141,6 +146,60 @@ class SetWeights(_Op):
     tensors: Name
 
 
+class Slice(_Op):
+    """Take head groups and MLP channels out of `layer`: its matrices become smaller.
+
+    A head group is one key-value head with all query heads that read it (see `prunebench.coupled`).
+
+    Attributes:
+        layer: original id.
+        tensors: what stays is told by the bits of the plan's tensors ``{tensors}.heads`` (key-value heads) and
+            ``{tensors}.channels``, uint8 as `prunebench.bits.pack` makes them.
+        heads: (kept, of) key-value heads; None leaves the attention as it is.
+        channels: (kept, of) MLP channels; None leaves the MLP as it is.
+        params_removed: weights and biases that go.
+    """
+
+    op: Literal["slice"] = "slice"
+    layer: Layer
+    tensors: Name
+    heads: tuple[int, int] | None = None
+    channels: tuple[int, int] | None = None
+    params_removed: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _says_what(self) -> Slice:
+        if self.heads is None and self.channels is None:
+            raise ValueError(f"slice of layer {self.layer} names neither heads nor channels")
+        for word, pair in self.widths().items():
+            if not 1 <= pair[0] <= pair[1]:
+                raise ValueError(f"slice of layer {self.layer} keeps {pair[0]} of {pair[1]} {word}: keep at least one")
+        return self
+
+    def widths(self) -> dict[str, tuple[int, int]]:
+        """``heads`` and ``channels``, where they are sliced → (kept, of)."""
+        both = {"heads": self.heads, "channels": self.channels}
+        return {word: pair for word, pair in both.items() if pair is not None}
+
+
+class Mask(_Op):
+    """Make weights of `layer` zero; the shapes stay.
+
+    Attributes:
+        layer: original id.
+        tensors: the plan's tensors ``{tensors}.{parameter}`` hold the bits of what stays, packed along the last axis
+            of the parameter, uint8 as `prunebench.bits.pack` makes them; the other parameters stay.
+        zeros: how many weights become zero in all.
+        pattern: ``unstructured``, or ``N:M``: at most N stay of every M neighbours of a row.
+    """
+
+    op: Literal["mask"] = "mask"
+    layer: Layer
+    tensors: Name
+    zeros: int = Field(ge=0)
+    pattern: str = Field(default="unstructured", pattern=r"^(unstructured|[1-9]\d*:[1-9]\d*)$")
+
+
 def _word(value: Any) -> str:
     word = value.get("op", "drop_layer") if isinstance(value, Mapping) else getattr(value, "op", None)
     return word if isinstance(word, str) else repr(word)
@@ -152,7 +211,9 @@ Op = Annotated[
     | Annotated[ReplaceBlock, Tag("replace_block")]
     | Annotated[Fold, Tag("fold")]
     | Annotated[Merge, Tag("merge")]
-    | Annotated[SetWeights, Tag("set_weights")],
+    | Annotated[SetWeights, Tag("set_weights")]
+    | Annotated[Slice, Tag("slice")]
+    | Annotated[Mask, Tag("mask")],
     Discriminator(_word),
 ]
 """Any of them; told apart by the word `op`."""
@@ -209,32 +270,9 @@ def canonical_ops(ops: Iterable[Op]) -> list[Op]:
     return [*rest, *(DropLayer(layer=layer) for layer in sorted(both))]
 
 
-def check_overlap(ops: Sequence[Op]) -> None:
-    """Refuse operations that would get into each other's way (see the head of this module).
-
-    Raises:
-        ValueError: naming the layer.
-    """
-    found: dict[int, list[Op]] = {}
-    for op in ops:
-        for layer in layers_touched(op):
-            found.setdefault(layer, []).append(op)
-    gone = removed_layers(ops)
-    for layer, here in sorted(found.items()):
-        made = [op for op in here if not isinstance(op, (Fold, SetWeights))]
-        parts = [op.part for op in made if isinstance(op, DropSublayer)]
-        if len(made) > 1 and not (len(parts) == len(made) == len(set(parts))):
-            raise ValueError(f"two operations touch layer {layer}")
-        if layer in gone and len(made) < len(here):
-            raise ValueError(f"two operations touch layer {layer}: one removes it, the other sets its weights")
-        folds = [(op.module, op.side) for op in here if isinstance(op, Fold)]
-        if twice := sorted(fold for fold in set(folds) if folds.count(fold) > 1):
-            raise ValueError(
-                f"two operations touch layer {layer}: {twice[0][0]} is folded twice on side {twice[0][1]!r}, "
-                "multiply the matrices"
-            )
-        if sum(isinstance(op, SetWeights) for op in here) > 1:
-            raise ValueError(f"two operations touch layer {layer}: its weights are set twice")
+def reads_bits(op: Op) -> bool:
+    """Whether the tensors of `op` are packed bits, and not numbers."""
+    return isinstance(op, (Mask, Slice))
 
 
 def tensor_names(op: Op, known: Iterable[str]) -> list[str]:
@@ -247,7 +285,12 @@ def tensor_names(op: Op, known: Iterable[str]) -> list[str]:
         if op.tensor in set(known):
             return [op.tensor]
         raise ValueError(f"{op.op} of layer {op.layer} needs the tensor {op.tensor!r}, which the plan does not hold")
-    if isinstance(op, (ReplaceBlock, SetWeights)):
+    if isinstance(op, Slice):
+        names = [f"{op.tensors}.{word}" for word in sorted(op.widths())]
+        if missing := sorted(set(names) - set(known)):
+            raise ValueError(f"slice of layer {op.layer} needs the tensor {missing[0]!r}, which the plan does not hold")
+        return names
+    if isinstance(op, (ReplaceBlock, SetWeights, Mask)):
         if names := sorted(name for name in known if name.startswith(f"{op.tensors}.")):
             return names
         layer = op.start if isinstance(op, ReplaceBlock) else op.layer

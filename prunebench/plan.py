@@ -31,13 +31,14 @@ from prunebench.ops import (
     Part,
     ReplaceBlock,
     canonical_ops,
-    check_overlap,
     layers_touched,
+    reads_bits,
     removed_layers,
     removed_sublayers,
     tensor_names,
     without_attention,
 )
+from prunebench.overlap import check_overlap
 from prunebench.plan_parts import (
     PlanCost,
     PlanDiff,
@@ -113,6 +114,7 @@ class Plan(PlanPart):
             for name in tensor_names(op, self.tensors):
                 if name in owner:
                     raise ValueError(f"two operations read the tensor {name!r}: give each its own name")
+                self.tensors.check_format(name, bits=reads_bits(op))
                 owner[name] = op
         if idle := sorted(set(self.tensors) - set(owner)):
             raise ValueError(f"no operation reads the tensor {idle[0]!r}: leave it out")

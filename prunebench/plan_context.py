@@ -44,6 +44,17 @@ class PlanContext:
         """How many decoder layers the budget asks to remove."""
         return self.budget.layers_asked(self.model.n_layers)
 
+    @property
+    def share(self) -> float:
+        """The budget as a share in [0, 1), of whatever the strategy removes or zeroes.
+
+        Raises:
+            BudgetError: as many layers as there are, or more.
+        """
+        if self.budget.unit == "sparsity":
+            return self.budget.value
+        return self.n_remove / self.model.n_layers
+
     def need_trace(self) -> Trace:
         """The calibration statistics.
 

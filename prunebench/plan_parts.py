@@ -86,12 +86,20 @@ class PlanCost(PlanPart):
     calibration_tokens: int = 0
     calibration_seconds: float = 0.0
     search_seconds: float = 0.0
+    peak_memory: int | None = Field(
+        default=None,
+        description="bytes that the search held at most. On CUDA: torch's peak allocation while it ran, with the dense "
+        "model and with plans that were made together with it. Elsewhere counted, beside the dense model and as if the "
+        "plan had been made alone: the calibration samples' inputs, hidden states, statistics of one layer, and that "
+        "layer's masks and new weights; of a search by gradients, those of all weights, without activations. Null: not "
+        "known",
+    )
     recovery: RecoveryCost | None = None
 
     @model_serializer(mode="wrap")
     def _said(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without recovery where there was none: such a plan reads as it always did."""
-        return without_null(handler(self), "recovery")
+        """Without recovery where there was none, and a peak that is not known: such a plan reads as it always did."""
+        return without_null(without_null(handler(self), "recovery"), "peak_memory")
 
 
 @dataclass(frozen=True)

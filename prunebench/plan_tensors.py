@@ -23,6 +23,9 @@ __all__ = ["FORMATS", "PlanTensors", "side_file"]
 FORMATS = ("float64", "float32", "float16", "bfloat16")
 """Number formats that a plan's tensors may have."""
 
+BITS = "uint8"
+"""Format of packed bits (`prunebench.bits`), eight to the number."""
+
 
 class PlanTensors(Mapping[str, Any]):
     """Name → numpy array or torch tensor on the CPU, read only; two are equal where their digests are.
@@ -30,7 +33,7 @@ class PlanTensors(Mapping[str, Any]):
     What is handed in is not copied: it must not be changed afterwards.
 
     Raises:
-        ValueError: not an array or a tensor, another number format than those of `FORMATS`, or values that are not
+        ValueError: not an array or a tensor, another number format than `FORMATS` and `BITS`, or values that are not
             finite numbers.
     """
 
@@ -58,6 +61,16 @@ class PlanTensors(Mapping[str, Any]):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PlanTensors:
         return self
+
+    def check_format(self, name: str, *, bits: bool) -> None:
+        """Refuse numbers where `bits` are wanted, and the other way round.
+
+        Raises:
+            ValueError: naming the tensor.
+        """
+        if bits != ((kind := _format(self._values[name])) == BITS):
+            wanted = f"packed bits ({BITS})" if bits else f"one of {', '.join(FORMATS)}"
+            raise ValueError(f"tensor {name!r} is of the format {kind}: the operation that reads it wants {wanted}")
 
     @property
     def digest(self) -> str | None:
@@ -138,15 +151,15 @@ def _checked(name: str, value: Any) -> Any:
     if isinstance(value, np.ndarray):
         value = value.view()
         value.flags.writeable = False
-        finite = _format(value) in FORMATS and bool(np.isfinite(value).all())
+        finite = _format(value) == BITS or (_format(value) in FORMATS and bool(np.isfinite(value).all()))
     elif hasattr(value, "detach"):
         if value.is_meta:
             raise ValueError(f"tensor {name!r} is on the meta device and holds no values: give it from memory")
         value = value.detach().cpu()
-        finite = _format(value) in FORMATS and bool(value.isfinite().all())
+        finite = _format(value) == BITS or (_format(value) in FORMATS and bool(value.isfinite().all()))
     else:
         raise ValueError(f"tensor {name!r} is {type(value).__name__}, neither an array nor a torch tensor")
-    if _format(value) not in FORMATS:
+    if _format(value) not in (*FORMATS, BITS):
         raise ValueError(f"tensor {name!r} is of the format {_format(value)}: give one of {', '.join(FORMATS)}")
     if not finite:
         raise ValueError(f"tensor {name!r} holds values that are not finite numbers")

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from prunebench.kinds import removes_layers, share_words
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -47,9 +49,7 @@ class Reporter:
         """One line when a cell has finished."""
         if record.status == "ok":
             scores = ", ".join(f"{task.task} {_score(task)}" for task in record.tasks)
-            removed = list(record.plan.removed_layers) if record.plan else []
-            parts = [f"{part} of {layer}" for layer, part in record.plan.removed_sublayers] if record.plan else []
-            text = f"  [{number}/{total}] removed {', '.join([str(removed), *parts])}: {scores}"
+            text = f"  [{number}/{total}] {_reduced(record)}: {scores}"
         else:
             text = f"  [{number}/{total}] {record.status}: {record.error}"
         self.console.print(text, markup=False, style=None if record.status == "ok" else "red")
@@ -93,6 +93,16 @@ class Reporter:
                 self.note(f"{label}: {done} of {whole}, {text}")
 
         return advance
+
+
+def _reduced(record: Record) -> str:
+    """What went, in the words of its kind."""
+    plan = record.plan
+    if plan is not None and not removes_layers(plan.kind):
+        return share_words(plan, record.model)
+    removed = list(plan.removed_layers) if plan else []
+    parts = [f"{part} of {layer}" for layer, part in plan.removed_sublayers] if plan else []
+    return f"removed {', '.join([str(removed), *parts])}"
 
 
 def _score(result: TaskResult) -> str:

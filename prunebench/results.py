@@ -11,6 +11,7 @@ from prunebench.budget import achieved
 from prunebench.comparison import Group, group_records
 from prunebench.errors import UsageError
 from prunebench.findings import planted_precision
+from prunebench.kinds import params_zeroed
 from prunebench.stats import relative_score
 from prunebench.store import Record, load_records
 
@@ -30,17 +31,23 @@ MEMORY = (
     "dense_torch_peak_reserved",
     "nvml_process",
     "peak_rss",
+    "stored",
+    "stored_compressed",
+    "dense_stored",
 )
+SHARES = ("lm_params_zeroed", "model_params_zeroed")
 COLUMNS = (
     *("cell", "group", "status", "error", "model", "model_revision", "dtype", "suite", "limit"),
     *("strategy", "label", "params", "kind", "seed", "budget", "sparsity_asked", "layers_asked"),
     *("layers_removed", "removed_layers", "removed_sublayers", "sparsity", "lm_params_removed", "model_params_removed"),
+    *SHARES,
     *("task", "metric", "score", "ci_low", "ci_high", "ci_method", "n", "chance", "majority", "dense_score"),
     *("relative", "relative_corrected", "mean_relative", "mean_relative_corrected", "complete", "planted_precision"),
     *("calibration", "calibration_n", "calibration_seed", "calibration_seconds", "search_seconds"),
+    *("forward_passes", "backward_passes", "search_peak_bytes"),
     *("recovery", "recovery_budget", "recovery_tokens", "recovery_seconds"),
     *(f"{phase}_{part}" for phase in PHASES for part in ("ms", "dense_ms", "speedup")),
-    *("latency_device", "batch_size", "prompt_tokens", "new_tokens"),
+    *("latency_device", "batch_size", "prompt_tokens", "new_tokens", "kernels", "untimed"),
     *(f"{name}_bytes" if not name.startswith("kv") else name for name in MEMORY),
     *("prunebench", "torch", "transformers", "device", "started", "finished"),
 )
@@ -54,6 +61,11 @@ def load_results(*paths: str | Path) -> pandas.DataFrame:
     of one task, `mean_relative` the mean over all tasks; both refer to the complete dense record of the same group.
     `group` numbers the groups of records that may be compared. A record without calibration that belongs to several
     groups stands in each.
+
+    `sparsity`, `*_params_removed` and `*_params_zeroed` are apart: zeroed weights stay in place. `stored_bytes` is what
+    the pruned weights take in a safetensors file, `stored_compressed_bytes` with each tensor in its smallest exact
+    form, `dense_stored_bytes` what the dense ones take. `forward_passes` and `backward_passes` of the search are single
+    samples. `kernels` names sparse kernels that were timed; `untimed` says why a plan has no time.
 
     Args:
         paths: run folders, folders of records, or record files.
@@ -116,6 +128,8 @@ def _common(group: Group, record: Record) -> dict[str, Any]:
         "sparsity": shares.layers if shares else None,
         "lm_params_removed": shares.lm_params if shares else None,
         "model_params_removed": shares.model_params if shares else None,
+        "lm_params_zeroed": _over(params_zeroed(shares), model.lm_params) if shares else None,
+        "model_params_zeroed": _over(params_zeroed(shares), model.model_params) if shares else None,
         "mean_relative": relative.plain,
         "mean_relative_corrected": relative.chance_corrected,
         "complete": not group.missing(record),
@@ -125,6 +139,10 @@ def _common(group: Group, record: Record) -> dict[str, Any]:
         "calibration_seed": calibration.seed if calibration else None,
         "calibration_seconds": plan.cost.calibration_seconds if plan is not None else None,
         "search_seconds": plan.cost.search_seconds if plan is not None else None,
+        "forward_passes": plan.cost.forward_passes if plan is not None else None,
+        "backward_passes": plan.cost.backward_passes if plan is not None else None,
+        "search_peak_bytes": plan.cost.peak_memory if plan is not None else None,
+        "untimed": record.untimed,
         "recovery": cell.recovery.label if cell.recovery is not None else None,
         "recovery_budget": getattr(cell.recovery, "tokens", None),
         "recovery_tokens": recovery.tokens if recovery is not None else None,
@@ -139,11 +157,17 @@ def _common(group: Group, record: Record) -> dict[str, Any]:
             values |= {f"{name}_ms": phase.median, f"{name}_dense_ms": phase.dense_median}
             values[f"{name}_speedup"] = phase.speedup
         values["latency_device"] = record.latency.device
-        values |= {key: getattr(record.latency, key) for key in ("batch_size", "prompt_tokens", "new_tokens")}
+        values |= {
+            key: getattr(record.latency, key) for key in ("batch_size", "prompt_tokens", "new_tokens", "kernels")
+        }
     if record.memory is not None:
         for name in MEMORY:
             values[name if name.startswith("kv") else f"{name}_bytes"] = getattr(record.memory, name)
     return values
+
+
+def _over(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
 
 
 def _tasks(group: Group, record: Record) -> Iterable[dict[str, Any]]:

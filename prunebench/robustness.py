@@ -22,6 +22,7 @@ from prunebench.config import CalibrationSpec
 from prunebench.environment import describe_environment
 from prunebench.errors import BadParameter, PruneBenchError, StoreError, UsageError, first_line
 from prunebench.grid import calibration_spec, reads_samples
+from prunebench.kinds import removes_layers
 from prunebench.plan import first_problem
 from prunebench.side_by_side import Planned, collect, planned, removed_units
 from prunebench.store import now
@@ -170,10 +171,16 @@ def measure_robustness(session: Session, asked: Asked) -> Robustness:
     """Plan all strategies of the session that read calibration samples, on every set that is asked for.
 
     Raises:
-        UsageError: no strategy reads samples, or the data have fewer than two domains.
+        UsageError: no strategy reads samples and removes layers, or the data have fewer than two domains.
         PruneBenchError: the data cannot be read.
     """
-    readers = {name: s for name, s in session.strategies.items() if reads_samples(s)}
+    reading = {name: s for name, s in session.strategies.items() if reads_samples(s)}
+    readers = {name: s for name, s in reading.items() if removes_layers(s.plan_kind)}
+    for name in reading:
+        if name not in readers:
+            session.reporter.warn(f"{name}: kind {reading[name].plan_kind} removes no layers to compare, left out")
+    if reading and not readers:
+        raise UsageError("these strategies remove no layers, and overlap and order of layers is what is compared here")
     if not readers or session.dataset is None:
         raise UsageError("none of these strategies reads calibration samples: their plans are the same for all of them")
     spec = calibration_spec(session.spec, session.dataset)
@@ -212,7 +219,7 @@ def measure_robustness(session: Session, asked: Asked) -> Robustness:
         sets=tuple(one.set for one in found),
         overlap=overlap,
         rows=tuple(rows),
-        independent=tuple(name for name in session.strategies if name not in readers),
+        independent=tuple(name for name in session.strategies if name not in reading),
         environment=describe_environment(str(session.loaded.device)),
         created=now(),
     )

@@ -23,17 +23,20 @@ from prunebench.encoded import EncoderCache
 from prunebench.environment import describe_environment
 from prunebench.errors import BadParameter, PlanError, PruneBenchError, StoreError, first_line, typed_line
 from prunebench.grid import Job, build_cells, build_strategies, calibration_spec, limited, reads_samples
+from prunebench.layerwise import LayerwiseStrategy
+from prunebench.layerwise.waiting import Waiting
 from prunebench.plan import Plan, Provenance
 from prunebench.plugins import Plugins, get_plugins
 from prunebench.probing import Remembered
 from prunebench.recovery.cell import recover_cell
 from prunebench.reporter import Reporter
-from prunebench.store import Latency, Memory, Record, Store, now
+from prunebench.store import Record, Store, now
 from prunebench.strategy import PlanContext, Strategy
 from prunebench.suites import Suite, load_suite
 
 if TYPE_CHECKING:
     from prunebench.evaluator import Evaluator, TaskResult
+    from prunebench.measure.model import Measured
     from prunebench.probing import Probe
 
 __all__ = ["Session", "run"]
@@ -86,7 +89,7 @@ class Session:
             self.evaluators[name] = self._evaluator(name)
         self._samples: list[Sample] | None = None
         self._trace: Trace | None = None
-        self._remembered = Remembered()
+        self._remembered, self._waiting = Remembered(), Waiting()
         self._evaluated: dict[str, tuple[str, tuple[TaskResult, ...]]] = {}
         self._timing_samples: list[Sample] | None = None
 
@@ -176,12 +179,13 @@ class Session:
         other = copy.copy(self)
         other.spec = self.spec.model_copy(update={key: value for key, value in given.items() if value is not None})
         other._samples = other._trace = None
-        other._remembered = Remembered()
+        other._remembered, other._waiting = Remembered(), Waiting()
         return other
 
     def hold(self, samples: Sequence[Sample], trace: Trace) -> None:
         """Take these samples and their trace for calibration, whatever the spec says."""
-        self._samples, self._trace, self._remembered = list(samples), trace, Remembered()
+        self._samples, self._trace = list(samples), trace
+        self._remembered, self._waiting = Remembered(), Waiting()
 
     def trace(self) -> Trace:
         """The one Trace of this run, with all that any of its strategies reads; from disk where it is there already."""
@@ -233,17 +237,44 @@ class Session:
             remembered=self._remembered,
         )
 
-    def plan(self, job: Job) -> tuple[Plan, PlanContext]:
-        """Score and select; nothing is pruned."""
+    def context(self, job: Job) -> PlanContext:
+        """What the strategy of a job is given."""
         trace = self.trace() if job.strategy.requires() else None
         probe = self.probe(job.strategy) if job.strategy.needs_model else None
-        context = PlanContext(self.loaded.info, job.cell.budget, trace, job.cell.seed, probe=probe)
+        return PlanContext(self.loaded.info, job.cell.budget, trace, job.cell.seed, probe=probe)
+
+    def expect(self, jobs: Sequence[Job]) -> None:
+        """Announce jobs that `plan` will be called for: methods that thin weights layer by layer share their walks."""
+        self._waiting.expect(jobs)
+
+    def plan(self, job: Job) -> tuple[Plan, PlanContext]:
+        """Score and select; nothing is pruned.
+
+        The plans of methods that thin weights layer by layer are made together with all such that are expected.
+        """
+        if isinstance(job.strategy, LayerwiseStrategy):
+            if self._waiting.has(job):
+                plan, context = self._waiting.take(job, self.context)
+            else:
+                with self.reporter.bar("  thin layer by layer", self.loaded.info.n_layers) as advance:
+                    plan, context = self._waiting.take(job, self.context, advance)
+            return self._signed(job, plan, context, plan.cost.search_seconds), context
+        context = self.context(job)
         started = time.perf_counter()
         with self.reporter.step("  score and select"):
             plan = job.strategy.plan(context)
-        seconds = time.perf_counter() - started + (probe.counts.recalled_seconds if probe else 0.0)
+        seconds = time.perf_counter() - started + (context.probe.counts.recalled_seconds if context.probe else 0.0)
+        return self._signed(job, plan, context, seconds), context
+
+    def _signed(self, job: Job, plan: Plan, context: PlanContext, seconds: float) -> Plan:
+        """The plan with what it took, who made it, and what the strategy wants to be known.
+
+        Raises:
+            PlanError: no plan, or one that JSON cannot hold.
+        """
         if not isinstance(plan, Plan):
             raise PlanError(f"strategy {job.strategy.name!r} returned {type(plan).__name__}, it has to return a Plan")
+        probe = context.probe
         provenance = plan.provenance or Provenance(
             strategy=job.strategy.name, params=job.strategy.params(), seed=job.cell.seed
         )
@@ -268,7 +299,7 @@ class Session:
             raise PlanError(
                 f"strategy {job.strategy.name!r} made a plan that cannot be kept as JSON: {_describe(error)}"
             ) from error
-        return plan, context
+        return plan
 
     def evaluate(self, plan: Plan) -> list[TaskResult]:
         """All tasks of the suite on the pruned model, which is whole again afterwards."""
@@ -279,7 +310,7 @@ class Session:
                     results.append(self.evaluators[task.evaluator].evaluate(self.loaded, task, advance))
         return results
 
-    def measure(self, plan: Plan) -> tuple[Latency | None, Memory]:
+    def measure(self, plan: Plan) -> Measured:
         """Latency and memory of the pruned model beside the dense one."""
         from prunebench.measure.model import measure_model
 
@@ -315,6 +346,7 @@ class Session:
         if done:
             self.reporter.note(f"{len(done)} of {len(jobs)} cells are finished already and skipped")
         todo = [job.cell for cell_id, job in jobs.items() if cell_id not in done]
+        self.expect([jobs[cell.id] for cell in todo])
         for number, record in enumerate(self.executor.run(todo, lambda cell: self.run_cell(jobs[cell.id])), start=1):
             done[record.id] = record
             self.reporter.cell(number, len(todo), record)
@@ -326,7 +358,8 @@ class Session:
         """One cell, whatever happens in it: a failure is a record, and the next cell runs."""
         self.reporter.begin(job.cell.label)
         started, clock = now(), time.perf_counter()
-        parts: dict[str, Any] = {"status": "ok", "error": None}
+        # A cell that fails before it has a plan is a row among plans of the kind that it would have made.
+        parts: dict[str, Any] = {"status": "ok", "error": None, "kind": job.strategy.plan_kind}
         seconds: dict[str, float] = {}
 
         def lap(stage: str) -> None:
@@ -351,7 +384,7 @@ class Session:
                 else:
                     parts["tasks"] = tuple(self.evaluate(plan))
                 lap("evaluate")
-                parts["latency"], parts["memory"] = self.measure(plan)
+                parts |= self.measure(plan)._asdict()
                 lap("measure")
         except KeyboardInterrupt:
             raise
@@ -382,9 +415,9 @@ class Session:
             return record
         self.reporter.begin(record.cell.label)
         clock = time.perf_counter()
-        latency, memory = self.measure(self.store.whole_plan(record.plan))
+        measured = self.measure(self.store.whole_plan(record.plan))._asdict()
         seconds = {**record.seconds, "measure": round(time.perf_counter() - clock, 3)}
-        record = record.model_copy(update={"latency": latency, "memory": memory, "seconds": seconds})
+        record = record.model_copy(update={**measured, "seconds": seconds})
         self.store.write(record)
         return record
 

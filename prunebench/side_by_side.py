@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from prunebench.agreement import jaccard, matrix, rank_correlation
 from prunebench.errors import CalibrationError, PruneBenchError, first_line, typed_line
+from prunebench.kinds import removes_layers
 from prunebench.model_info import ModelInfo
 from prunebench.plan import Plan
 
@@ -84,6 +85,11 @@ class Planned:
         """(L,), higher goes first; None for a strategy that does not score layers."""
         return self.plan.scores.values if self.plan is not None and self.plan.scores is not None else None
 
+    @property
+    def removes_layers(self) -> bool:
+        """Whether there is a plan, and it is told by the layers or parts that go."""
+        return self.plan is not None and removes_layers(self.plan.kind)
+
 
 @dataclass(frozen=True)
 class SideBySide:
@@ -99,13 +105,26 @@ class SideBySide:
         """The rows that have a plan."""
         return [row for row in self.rows if row.plan is not None]
 
-    def jaccard(self) -> list[list[float | None]]:
-        """Overlap of the removed units of every two planned rows."""
-        return matrix([removed_units(row.plan) for row in self.planned if row.plan is not None], jaccard)
+    @property
+    def of_layers(self) -> list[Planned]:
+        """The rows whose plan removes layers or parts of them."""
+        return [row for row in self.rows if row.removes_layers]
 
-    def correlation(self, method: str) -> list[list[float | None]]:
-        """Rank correlation of the scores of every two planned rows, over all layers."""
-        scores = [row.scores for row in self.planned]
+    @property
+    def of_other_kinds(self) -> list[Planned]:
+        """The rows whose plan makes weights zero, or matrices smaller."""
+        return [row for row in self.planned if not row.removes_layers]
+
+    def jaccard(self, rows: Sequence[Planned] | None = None) -> list[list[float | None]]:
+        """Overlap of the removed units of every two of `rows` (default: all planned ones); None where none can go."""
+        units = [
+            removed_units(row.plan) if row.plan and row.removes_layers else None for row in _or(rows, self.planned)
+        ]
+        return matrix(units, lambda a, b: None if a is None or b is None else jaccard(a, b))
+
+    def correlation(self, method: str, rows: Sequence[Planned] | None = None) -> list[list[float | None]]:
+        """Rank correlation of the scores of every two of `rows` (default: all planned ones), over all layers."""
+        scores = [row.scores for row in _or(rows, self.planned)]
         return matrix(scores, lambda a, b: rank_correlation(a, b, method))  # type: ignore[arg-type]
 
     def as_data(self) -> dict[str, Any]:
@@ -130,6 +149,10 @@ class SideBySide:
                     "further_passes": row.passes,
                     "seconds": round(row.seconds, 4),
                     "warnings": list(row.warnings),
+                    "kind": row.plan.kind if row.plan is not None else None,
+                    "achieved": row.plan.budget.achieved.model_dump(mode="json")
+                    if row.plan is not None and row.plan.budget is not None
+                    else None,
                     "removed_layers": list(row.plan.removed_layers) if row.plan is not None else None,
                     "scores": list(row.scores) if row.scores is not None else None,
                 }
@@ -140,6 +163,10 @@ class SideBySide:
             "kendall": self.correlation("kendall"),
             "spearman": self.correlation("spearman"),
         }
+
+
+def _or(rows: Sequence[Planned] | None, planned: list[Planned]) -> Sequence[Planned]:
+    return planned if rows is None else rows
 
 
 def label_of(cell: Cell) -> str:
@@ -165,12 +192,12 @@ def plan_side_by_side(session: Session) -> list[SideBySide]:
     jobs = [j for j in session.cells() if j.strategy.name in session.strategies and j.cell.recovery is None]
     calibration, reasons = collect(session)
     budgets = list(dict.fromkeys(str(job.cell.budget) for job in jobs))
+    wanted: dict[str, dict[str, Job]] = {budget: {} for budget in budgets}
+    for job in jobs:
+        wanted[str(job.cell.budget)].setdefault(job.strategy.name, job)  # the first seed
+    session.expect([job for own in wanted.values() for name, job in own.items() if name not in reasons])
     found = []
-    for budget in budgets:
-        own: dict[str, Job] = {}
-        for job in jobs:
-            if str(job.cell.budget) == budget:
-                own.setdefault(job.strategy.name, job)  # the first seed
+    for budget, own in wanted.items():
         rows = [planned(session, job, reasons.get(name)) for name, job in own.items()]
         found.append(SideBySide(session.loaded.info, budget, calibration, tuple(rows)))
     return found
@@ -241,7 +268,6 @@ def planned(session: Session, job: Job, reason: str | None = None) -> Planned:
     label, name, seed = label_of(job.cell), job.strategy.name, job.cell.seed
     if reason is not None:
         return Planned(label, name, seed, None, reason)
-    started = time.perf_counter()
     try:
         plan, context = session.plan(job)
     except Exception as error:  # a method's own bug is a line too: the others are still worth seeing
@@ -255,7 +281,7 @@ def planned(session: Session, job: Job, reason: str | None = None) -> Planned:
         seed,
         plan,
         passes=float(context.probe.passes) if context.probe is not None else 0.0,
-        seconds=time.perf_counter() - started,
+        seconds=plan.cost.search_seconds,
         warnings=tuple(context.warnings),
         artefacts=dict(context.artefacts),
     )

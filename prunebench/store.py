@@ -7,7 +7,15 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from prunebench import jsonio
 from prunebench.config import Cell
@@ -15,6 +23,7 @@ from prunebench.errors import StoreError
 from prunebench.evaluator import TaskResult
 from prunebench.model_info import ModelInfo
 from prunebench.plan import Plan, first_problem
+from prunebench.plan_parts import without_null
 from prunebench.plan_tensors import PlanTensors
 
 __all__ = ["Latency", "Memory", "Phase", "Record", "Store", "load_records", "now", "read_record"]
@@ -59,10 +68,22 @@ class Latency(_Part):
     prefill: Phase
     decode: Phase
     end_to_end: Phase
+    kernels: str | None = Field(
+        default=None, description="which sparse kernels ran in the pruned model, and where none could; null: dense ones"
+    )
+
+    @model_serializer(mode="wrap")
+    def _said(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_null(handler(self), "kernels")
 
 
 class Memory(_Part):
-    """Memory in bytes. What a machine cannot tell is null, never zero."""
+    """Memory in bytes. What a machine cannot tell is null, never zero.
+
+    ``stored`` is what the weights of the pruned model take in a safetensors file (header left out, tied weights once),
+    ``stored_compressed`` the same with each tensor in its smallest exact format (`prunebench.measure.stored`),
+    ``dense_stored`` what the dense model takes as it is. Records made before these were counted lack them.
+    """
 
     weights: int
     dense_weights: int
@@ -73,6 +94,16 @@ class Memory(_Part):
     dense_torch_peak_reserved: int | None = None
     nvml_process: int | None = None
     peak_rss: int | None = Field(default=None, description="of the whole process so far, dense and pruned alike")
+    stored: int | None = None
+    stored_compressed: int | None = None
+    dense_stored: int | None = None
+
+    @model_serializer(mode="wrap")
+    def _said(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        said = handler(self)
+        for name in ("stored", "stored_compressed", "dense_stored"):
+            said = without_null(said, name)
+        return said
 
 
 class Record(_Part):
@@ -91,12 +122,19 @@ class Record(_Part):
         default=None, description="id of the record of the same operations in the same run whose answers these are"
     )
     latency: Latency | None = None
+    untimed: str | None = Field(
+        default=None, description="why there is no latency although it was asked for: the dense model's kernels run"
+    )
     memory: Memory | None = None
     seconds: dict[str, float] = Field(default_factory=dict, description="wall seconds of each stage")
     warnings: tuple[str, ...] = ()
     environment: dict[str, Any] = Field(default_factory=dict)
     started: str
     finished: str
+
+    @model_serializer(mode="wrap")
+    def _said(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_null(handler(self), "untimed")
 
     @property
     def complete(self) -> bool:

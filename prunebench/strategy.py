@@ -28,6 +28,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from prunebench.budget import BudgetReport, achieved
 from prunebench.errors import BadParameter, PlanError, PluginError, UnknownName
+from prunebench.kinds import removes_layers
 from prunebench.ops import DropLayer, Op, removed_sublayers
 from prunebench.plan import Plan, PlanCost, Provenance, ScoreTable, first_problem
 from prunebench.plan_context import PlanContext
@@ -58,6 +59,11 @@ class Strategy(abc.ABC):
 
     weights_only: ClassVar[bool] = False
     """True for a method that asks the model about its weights alone: its probe has no samples."""
+
+    @property
+    def plan_kind(self) -> str:
+        """Kind of the plans of this instance: what they are compared with."""
+        return self.kind
 
     def requires(self) -> frozenset[str]:
         """Names of the calibration statistics that `plan` reads (see `prunebench.calibration.collect.STATISTICS`)."""
@@ -144,7 +150,7 @@ class Strategy(abc.ABC):
             found,
             tensors,
             # Parts of layers are no whole layers: such a plan is not ranked among those by their number.
-            kind="sublayers" if self.kind == "layers" and removed_sublayers(found) else self.kind,
+            kind="sublayers" if self.kind == "layers" and removed_sublayers(found) else self.plan_kind,
             scores=scores,
             provenance=Provenance(
                 strategy=self.name,
@@ -165,7 +171,7 @@ class Strategy(abc.ABC):
         )
         report = BudgetReport(
             asked=context.budget,
-            layers_asked=context.n_remove,
+            layers_asked=context.n_remove if removes_layers(plan.kind) else 0,
             achieved=achieved(context.model, ops=plan.ops, tensors=plan.tensors),
         )
         return plan.model_copy(update={"budget": report})

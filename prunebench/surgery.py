@@ -12,7 +12,6 @@ it puts the old ones back, the very same objects.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,17 @@ from prunebench.cache_slots import cache_kinds, cache_slots
 from prunebench.errors import PlanError
 from prunebench.layer_config import LAYER_INDEX_LISTS, PER_LAYER_LISTS, config_changes, module_changes
 from prunebench.layer_parts import layer_parts, need_part
-from prunebench.ops import DropLayer, Fold, Merge, ReplaceBlock, SetWeights, canonical_ops, without_attention
+from prunebench.ops import (
+    DropLayer,
+    Fold,
+    Mask,
+    Merge,
+    ReplaceBlock,
+    SetWeights,
+    Slice,
+    canonical_ops,
+    without_attention,
+)
 from prunebench.plan import Plan
 
 if TYPE_CHECKING:
@@ -56,9 +65,9 @@ def pruned(loaded: LoadedModel, plan: Plan) -> Iterator[LoadedModel]:
 def prune(loaded: LoadedModel, plan: Plan) -> LoadedModel:
     """Apply `plan` for good. The removed layers are released, and ``save_pretrained`` writes a smaller checkpoint.
 
-    The original ids of the layers that stayed are kept in the configuration under ``prunebench``. A model that has
-    lost a part of a layer, or holds a module of another kind, is not rebuilt by plain ``from_pretrained``: load the
-    dense checkpoint with the plan instead.
+    The original ids of the layers that stayed are kept in the configuration under ``prunebench``, and so are widths
+    that it has no other words for. A model that has lost a part of a layer, or holds a module of another kind, is not
+    rebuilt by plain ``from_pretrained``: load the dense checkpoint with the plan instead.
 
     Raises:
         PlanError: as `pruned`; also if the model has lost layers before.
@@ -66,7 +75,9 @@ def prune(loaded: LoadedModel, plan: Plan) -> LoadedModel:
     check_fits(loaded, plan)
     _apply(loaded, plan)
     if not plan.is_empty:
-        record_kept(loaded.model.config, plan)
+        from prunebench.checkpoint.narrowing import record_pruned
+
+        record_pruned(loaded.model, loaded.adapter.text_config(loaded.model), plan, loaded.adapter.decoder)
     return loaded
 
 
@@ -202,17 +213,18 @@ def _change_weights(
     from torch import nn
 
     from prunebench.surgery_modules import NoPart, replacement
-    from prunebench.surgery_weights import folded, given, merged
+    from prunebench.surgery_slices import masked, sliced
+    from prunebench.surgery_weights import folded, given, merged, put, shared_modules
 
     tensors, ops = plan.need_tensors(), canonical_ops(plan.ops)
-    shared = _shared_modules(standing.values())
+    shared = shared_modules(standing.values())
     for op in ops:
         if isinstance(op, ReplaceBlock):
             _refuse_cross_attention(op.start, at, config, op.module != "decoder_layer")
             standing[op.start] = replacement(op, at[op.start], config, tensors.group(op.tensors))
     for op in ops:
         if isinstance(op, Merge):
-            _put(at[op.into], op.into, merged(op, at), shared, changes)
+            put(at[op.into], op.into, merged(op, at), shared, changes)
     for layer, name in plan.removed_sublayers:
         part = need_part(at[layer], layer, name)
         _refuse_cross_attention(layer, at, config, name == "attention")
@@ -222,41 +234,23 @@ def _change_weights(
         changes.assign(at[layer], part.child, NoPart(before, part).train(before.training))
         for norm in part.norms:
             changes.assign(at[layer], norm, nn.Identity())
+    for op in ops:
+        if isinstance(op, Slice):
+            smaller, settings = sliced(op, standing[op.layer], config, tensors.group(op.tensors))
+            put(standing[op.layer], op.layer, smaller, shared, changes)
+            for owner, name, value in settings:
+                changes.assign(owner, name, value)
     for op in sorted((op for op in ops if isinstance(op, Fold)), key=lambda op: op.side, reverse=True):
         layer = standing[op.layer]
-        _put(layer, op.layer, folded(op, layer, tensors.torch(op.tensor)), shared, changes, tied=False)
+        put(layer, op.layer, folded(op, layer, tensors.torch(op.tensor)), shared, changes, tied=False)
     for op in ops:
         if isinstance(op, SetWeights):
             layer = standing[op.layer]
-            _put(layer, op.layer, given(op, layer, tensors.group(op.tensors)), shared, changes)
-
-
-def _put(
-    layer: nn.Module,
-    number: int,
-    values: Mapping[str, nn.Parameter],
-    shared: frozenset[int],
-    changes: _Changes,
-    tied: bool = True,
-) -> None:
-    """Put parameters into the place of others; with `tied`, also under other names that they have in this layer."""
-    before = dict(layer.named_parameters(remove_duplicate=False))
-    for name, new in values.items():
-        same = [other for other in before if tied and before[other] is before[name] and other not in values]
-        for each in (name, *same):
-            path, _, own = each.rpartition(".")
-            owner = layer.get_submodule(path)
-            if id(owner) in shared:
-                raise PlanError(
-                    f"layer {number} shares {path or 'itself'!r} with another layer: neither can be changed"
-                )
-            changes.assign(owner, own, new)
-
-
-def _shared_modules(layers: Any) -> frozenset[int]:
-    """Modules that stand in several places: changing one would change the others."""
-    counts = Counter(id(module) for layer in layers for module in layer.modules())
-    return frozenset(module for module, count in counts.items() if count > 1)
+            put(layer, op.layer, given(op, layer, tensors.group(op.tensors)), shared, changes)
+    for op in ops:
+        if isinstance(op, Mask):
+            layer = standing[op.layer]
+            put(layer, op.layer, masked(op, layer, tensors.group(op.tensors)), shared, changes)
 
 
 def _refuse_cross_attention(layer: int, at: Mapping[int, nn.Module], config: Any, takes_attention: bool) -> None:

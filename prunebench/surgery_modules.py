@@ -113,7 +113,7 @@ def parameter_like(old: nn.Parameter, value: Tensor) -> nn.Parameter:
         PlanError: a number is too large for float16, whose range is the only one that weights leave.
     """
     new = value.detach().to(device=old.device, dtype=old.dtype, copy=True).contiguous()
-    if new.dtype == torch.float16 and not new.isfinite().all():
+    if new.dtype == torch.float16 and not new.is_meta and not new.isfinite().all():
         raise PlanError("the plan gives a weight that is too large for float16: use --dtype bfloat16 or float32")
     return nn.Parameter(new, requires_grad=old.requires_grad)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from prunebench.errors import PlanError
 from prunebench.ops import Fold, Merge, SetWeights
@@ -13,7 +14,13 @@ from prunebench.surgery_modules import need_memory, parameter_like
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["folded", "given", "merged"]
+__all__ = ["Changes", "folded", "given", "merged", "put", "shared_modules"]
+
+
+class Changes(Protocol):
+    """Attributes that are set, so that they can be set back."""
+
+    def assign(self, owner: Any, name: str, value: Any) -> None: ...
 
 
 def merged(op: Merge, layers: Mapping[int, nn.Module]) -> dict[str, nn.Parameter]:
@@ -96,3 +103,31 @@ def given(op: SetWeights, layer: nn.Module, tensors: Mapping[str, Tensor]) -> di
                 f"the model wants {tuple(old[name].shape)}"
             )
     return {name: parameter_like(old[name], value) for name, value in tensors.items()}
+
+
+def put(
+    layer: nn.Module,
+    number: int,
+    values: Mapping[str, nn.Parameter],
+    shared: frozenset[int],
+    changes: Changes,
+    tied: bool = True,
+) -> None:
+    """Put parameters into the place of others; with `tied`, also under other names that they have in this layer."""
+    before = dict(layer.named_parameters(remove_duplicate=False))
+    for name, new in values.items():
+        same = [other for other in before if tied and before[other] is before[name] and other not in values]
+        for each in (name, *same):
+            path, _, own = each.rpartition(".")
+            owner = layer.get_submodule(path)
+            if id(owner) in shared:
+                raise PlanError(
+                    f"layer {number} shares {path or 'itself'!r} with another layer: neither can be changed"
+                )
+            changes.assign(owner, own, new)
+
+
+def shared_modules(layers: Any) -> frozenset[int]:
+    """Modules that stand in several places: changing one would change the others."""
+    counts = Counter(id(module) for layer in layers for module in layer.modules())
+    return frozenset(module for module, count in counts.items() if count > 1)

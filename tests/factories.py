@@ -9,7 +9,8 @@ from prunebench.budget import Budget, BudgetReport, achieved
 from prunebench.config import CalibrationSpec, Cell
 from prunebench.evaluator import TaskResult
 from prunebench.model_info import LayerCost, ModelInfo
-from prunebench.plan import Plan, PlanCost, Provenance
+from prunebench.ops import Mask, Slice
+from prunebench.plan import Plan, PlanCost, Provenance, Target
 from prunebench.store import Latency, Memory, Phase, Record
 
 CALIBRATION = CalibrationSpec(dataset="shapes-calibration", n=64, seed=3)
@@ -136,3 +137,84 @@ def make_latency(dense: float = 30.0, pruned: float = 20.0) -> Latency:
 def make_memory(weights: int = 6144, dense: int = 8192) -> Memory:
     """Sizes in bytes; what a CPU cannot tell is None."""
     return Memory(weights=weights, dense_weights=dense, kv_bytes_per_token=96)
+
+
+def make_stored(plain: float, compressed: float | None = None, dense: int = 8000) -> Memory:
+    """Sizes on disk as shares of the dense model's bytes; all of its values are there as floats."""
+    stored = round(plain * dense)
+    small = None if compressed is None else round(compressed * dense)
+    return Memory(
+        weights=stored,
+        dense_weights=dense,
+        kv_bytes_per_token=128,
+        stored=stored,
+        stored_compressed=small,
+        dense_stored=dense,
+    )
+
+
+def make_thinned(
+    strategy: str = "thin",
+    share: float = 0.5,
+    right: Mapping[str, int] | None = None,
+    *,
+    kind: str = "weights",
+    **changes: Any,
+) -> Record:
+    """A record of `strategy` zeroing `share` of the 800 parameters of the toy model's decoder layers."""
+    model, budget = make_model(), Budget(value=share)
+    zeros = round(100 * share)
+    pattern = "unstructured" if kind == "weights" else kind
+    ops = tuple(Mask(layer=layer, tensors=f"m{layer}", zeros=zeros, pattern=pattern) for layer in range(8))
+    if kind != "weights":
+        changes = {"params": {"pattern": kind}, **changes}
+    return _of_kind(
+        strategy, model, budget, ops, right, kind, {"memory": make_stored(1.0, 1.0 - 0.3 * share), **changes}
+    )
+
+
+def make_narrow(
+    strategy: str = "narrow",
+    share: float = 0.5,
+    right: Mapping[str, int] | None = None,
+    *,
+    kept: tuple[int, int] = (2, 30),
+    **changes: Any,
+) -> Record:
+    """A record of `strategy` removing `share` of each decoder layer, down to `kept` of 4 heads and 60 channels."""
+    from prunebench.model_info import Cost
+
+    part = Cost(params=50, bytes=200, prefill_flops=500.0, kv_bytes_per_token=8)
+    plain = make_model()
+    layers = tuple(layer.model_copy(update={"attention": part, "mlp": part}) for layer in plain.layers)
+    model, budget = plain.model_copy(update={"layers": layers}), Budget(value=share)
+    gone, (heads, channels) = round(100 * share), kept
+    ops = tuple(
+        Slice(layer=i, tensors=f"s{i}", heads=(heads, 4), channels=(channels, 60), params_removed=gone)
+        for i in range(8)
+    )
+    size = make_stored(1.0 - 0.4 * share, 1.0 - 0.4 * share)
+    return _of_kind(strategy, model, budget, ops, right, "width", {"memory": size, **changes})
+
+
+def _of_kind(
+    strategy: str,
+    model: ModelInfo,
+    budget: Budget,
+    ops: Sequence[Any],
+    right: Mapping[str, int] | None,
+    kind: str,
+    changes: dict[str, Any],
+) -> Record:
+    """With a plan whose tensors lie elsewhere, as it is in a record that was read."""
+    plan = Plan(
+        target=Target(model=model.name, revision=model.revision, n_layers=model.n_layers),
+        ops=tuple(ops),
+        tensors_digest="d" * 64,
+        kind=kind,
+        budget=BudgetReport(asked=budget, layers_asked=0, achieved=achieved(model, ops=ops)),
+        provenance=Provenance(strategy=strategy, params=changes.get("params") or {}),
+        cost=PlanCost(search_seconds=0.5, forward_passes=64, backward_passes=8, peak_memory=3 * 2**20),
+    )
+    given = {"plan": plan} if changes.get("status", "ok") == "ok" else {"plan": None}
+    return make_record(strategy, (), right, budget=budget, kind=kind, **{**given, **changes})

@@ -18,10 +18,22 @@ from prunebench.cli.leaderboard import leaderboard as command
 from prunebench.comparison import group_records
 from prunebench.errors import PruneBenchError, StoreError, UsageError
 from prunebench.findings import band_verdicts, difference, flips_from_dense, jaccard, planted_precision
+from prunebench.ops import DropLayer
 from prunebench.report.markdown import code, layer_ranges, one_line, percent, size, spread, table, words
 from prunebench.results import COLUMNS, frame, load_results
 from prunebench.store import Store
-from tests.factories import CALIBRATION, make_dense, make_latency, make_memory, make_model, make_record, make_task
+from tests.factories import (
+    CALIBRATION,
+    make_dense,
+    make_latency,
+    make_memory,
+    make_model,
+    make_narrow,
+    make_record,
+    make_stored,
+    make_task,
+    make_thinned,
+)
 
 DENSE = {"look": 85, "count": 75}  # above chance (25): 60 and 50 points
 
@@ -590,3 +602,200 @@ def test_plot_of_nothing_is_refused(tmp_path):
 
     with pytest.raises(UsageError, match="nothing to plot"):
         accuracy_curves([make_dense(DENSE)], tmp_path / "x.png")
+
+
+# -- kinds that remove no layers ---------------------------------------------------------------------------------------
+
+
+def all_kinds():
+    """Whole layers, masks at two budgets, two patterns, and widths; one of them failed."""
+    untimed = {"untimed": "dense kernels: no shape changes"}
+    kernels = make_latency(30.0, 24.0).model_copy(update={"kernels": "Sparse in 3 of 4 linear modules; dense: 1 (odd)"})
+    return [
+        make_dense(DENSE, memory=make_stored(1.0, 1.0), latency=make_latency(30.0, 30.0)),
+        make_record("drop", right={"look": 60, "count": 50}, latency=make_latency(), memory=make_memory()),
+        *(
+            make_thinned("thin", share, {"look": look, "count": 60}, **untimed)
+            for share, look in [(0.3, 75), (0.5, 70)]
+        ),
+        *(make_thinned("other", share, {"look": 40, "count": 60}, **untimed) for share in (0.3, 0.5)),
+        make_thinned("thin", 0.5, {"look": 66, "count": 60}, kind="2:4", untimed="dense kernels; no CUDA"),
+        make_thinned("other", 0.5, {"look": 65, "count": 60}, kind="2:4", latency=kernels),
+        make_narrow("narrow", 0.25, {"look": 66, "count": 61}, kept=(3, 45), latency=make_latency()),
+        make_narrow("narrow", 0.5, status="failed", error="too narrow", memory=None),
+    ]
+
+
+def section_text(records, heading: str) -> str:
+    return leaderboard.build(records).split(f"### {heading}\n")[1].split("\n###")[0].split("\n## How")[0]
+
+
+def table_of(text: str, first: str) -> dict[str, dict[str, str]]:
+    """Strategy → header → cell, of the table with the header `first`."""
+    for block in text.split("\n\n"):
+        lines = [[c.strip() for c in line.strip("|").split(" | ")] for line in block.splitlines()]
+        if block.startswith("|") and first in lines[0]:
+            return {row[lines[0].index("Strategy")]: dict(zip(lines[0], row, strict=True)) for row in lines[2:]}
+    raise AssertionError(first)
+
+
+def test_kinds_are_ranked_among_themselves_and_layers_come_first():
+    group = group_records(all_kinds())[0]
+    assert [(s.kind, s.budget, [row.rank for row in s.rows]) for s in group.sections] == [
+        ("layers", "2 of 8 layers removed", [1]),
+        ("2:4", "sparsity 0.5", [1, 2]),
+        ("weights", "sparsity 0.3", [1, 2]),
+        ("weights", "sparsity 0.5", [1, 2]),
+        ("width", "sparsity 0.25", [1]),
+        ("width", "sparsity 0.5", [None]),
+    ]
+    text = leaderboard.build(all_kinds())
+    assert "No score, by layers removed: `narrow` (sparsity 0.5, kind `width`)." in text
+    assert "**Kind `weights`**, ranked apart" in text and "**Kinds that remove no layers**" in text
+    assert "**Kinds that remove no layers**" not in leaderboard.build(all_kinds()[:2])
+    first = text.split("What wins at each budget:")[1].split("Chance-corrected relative score, the best")[0]
+    assert "of the 1 budgets at which whole layers go and nothing is recovered: `drop` 1." in first
+
+
+def test_thinned_rows_show_zeros_bytes_and_what_the_search_took():
+    text = section_text(all_kinds(), "sparsity 0.5 (kind `weights`)")
+    assert table_of(text, "Rank")["`thin`"]["Weights zeroed %"] == "50.0" and "Removed layers" not in text
+    costs = table_of(text, "Time")
+    assert costs["`thin`"] == {
+        "Strategy": "`thin`",
+        "Whole model zeroed %": "20.0",  # 400 of 2,000
+        "On disk": "7.8 KiB (1.00×)",
+        "On disk, compressed": "6.6 KiB (0.85×)",
+        "Time": "1.00× (dense kernels)",
+        "Search s (calibration + scoring)": "0.0 + 0.50",
+        "Search peak memory": "3.0 MiB",
+        "Forward passes": "64",
+        "Backward passes": "8",
+    }
+    assert costs["`dense`"]["On disk, compressed"] == "7.8 KiB (1.00×)"
+    assert costs["`dense`"]["Search peak memory"] == costs["`dense`"]["Forward passes"] == "—"
+    assert "- dense kernels: no shape changes: `thin`, `other`" in text
+
+
+def test_a_share_of_the_linear_weights_where_those_are_counted():
+    counted = make_model().model_copy(update={"linear_params": 500})
+    records = [record.model_copy(update={"model": counted}) for record in all_kinds()]
+    text = section_text(records, "sparsity 0.5 (kind `weights`)")
+    assert table_of(text, "Rank")["`thin`"]["Weights zeroed %"] == "80.0"  # 400 of 500
+
+
+def test_a_pattern_shows_a_time_only_where_a_sparse_kernel_ran():
+    text = section_text(all_kinds(), "sparsity 0.5 (kind `2:4`)")
+    costs = table_of(text, "End-to-end ms")
+    thin, other = costs["`thin (pattern=2:4)`"], costs["`other (pattern=2:4)`"]
+    assert {thin[name] for name in ("Prefill ms", "Decode ms/token", "End-to-end ms")} == {"1.00× (dense kernels)"}
+    assert other["End-to-end ms"] == "24.00 (1.25×)" and "Time" not in other
+    assert "- Sparse in 3 of 4 linear modules; dense: 1 (odd): `other (pattern=2:4)`" in text
+    assert "- dense kernels; no CUDA: `thin (pattern=2:4)`" in text
+
+
+def test_a_mask_with_something_else_and_no_time_claims_none():
+    mask = make_thinned("thin", 0.5, DENSE)
+    ops = (*mask.plan.ops[:7], DropLayer(layer=7))
+    both = mask.model_copy(update={"plan": mask.plan.model_copy(update={"ops": ops})})
+    text = section_text([make_dense(DENSE), both], "sparsity 0.5 (kind `weights`)")
+    assert table_of(text, "Time")["`thin`"]["Time"] == "—"
+
+
+def test_widths_show_what_is_kept_and_what_it_costs():
+    text = section_text(all_kinds(), "sparsity 0.25 (kind `width`)")
+    assert table_of(text, "Rank")["`narrow`"]["Kept widths"] == "heads 3 of 4; channels 45 of 60"
+    costs = table_of(text, "Weights")["`narrow`"]
+    assert (costs["LM parameters removed %"], costs["Whole model removed %"]) == ("20.0", "10.0")
+    assert costs["On disk"] == "7.0 KiB (0.90×)" and costs["End-to-end ms"] == "20.00 (1.50×)"
+    assert (costs["Forward passes"], costs["Backward passes"]) == ("64", "8")
+    record = make_narrow("narrow", 0.25, DENSE)
+    uneven = tuple(op.model_copy(update={"heads": (1 + op.layer % 3, 4), "channels": None}) for op in record.plan.ops)
+    record = record.model_copy(update={"plan": record.plan.model_copy(update={"ops": uneven[2:]})})
+    text = section_text([make_dense(DENSE), record], "sparsity 0.25 (kind `width`)")
+    assert table_of(text, "Rank")["`narrow`"]["Kept widths"] == "heads 1–3 of 4; in 6 of 8 layers"
+
+
+def test_a_failed_row_stands_in_its_kind():
+    text = section_text(all_kinds(), "sparsity 0.5 (kind `width`)")
+    row = table_of(text, "Rank")["`narrow`"]
+    assert row["Kept widths"] == row["Relative, plain"] == "—" and row["Note"] == "failed: too narrow"
+
+
+def test_masks_of_unequal_size_are_told():
+    records = [make_dense(DENSE), make_thinned("a", 0.5, DENSE)]
+    fewer = make_thinned("b", 0.3, DENSE)
+    cell = fewer.cell.model_copy(update={"budget": Budget(value=0.5)})
+    records.append(fewer.model_copy(update={"cell": cell, "id": cell.id}))
+    text = section_text(records, "sparsity 0.5 (kind `weights`)")
+    assert "24.0 to 40.0 % of the language model's parameters become zero." in text
+
+
+def test_planted_precision_is_of_layers_alone():
+    model = make_model(planted={"redundant": (2, 3), "critical": (0, 1)})
+    records = [make_dense(DENSE, model=model), make_record("a", right=DENSE, model=model)]
+    records += [make_thinned(name, share, DENSE, model=model) for name in "bc" for share in (0.3, 0.5)]
+    text = leaderboard.build(records)
+    assert "Planted precision" in section_text(records, "2 of 8 layers removed (kind `layers`)")
+    assert "Planted precision" not in section_text(records, "sparsity 0.5 (kind `weights`)")
+    assert "Planted precision: share of the removed layers" not in text  # one budget of layers makes no overview
+
+
+def test_every_table_with_kinds_is_rectangular_and_stable():
+    records = all_kinds()
+    text = leaderboard.build(records)
+    for block in [block for block in text.split("\n\n") if block.startswith("|")]:
+        assert len({line.replace("\\|", "").count("|") for line in block.splitlines()}) == 1
+    assert leaderboard.build(records[::-1]) == text
+    rows = {
+        (section["kind"], row["label"], section["budget"]): row
+        for section in leaderboard.as_data(records)[0]["sections"]
+        for row in section["rows"]
+    }
+    thin = rows["weights", "thin", "sparsity 0.5"]
+    assert (thin["zeroed"], thin["stored_compressed"], thin["dense_stored"]) == ([0.5], [6800], [8000])
+    assert rows["width", "narrow", "sparsity 0.25"]["widths"][0]["heads"] == [(3, 4)] * 8
+    assert "zeroed" not in rows["layers", "drop", "2 of 8 layers removed"]
+    json.dumps(leaderboard.as_data(records), allow_nan=False)
+
+
+def test_spread_and_standing_do_not_mix_kinds():
+    from prunebench.spread import Resamples, spreads
+    from prunebench.standing import standings
+
+    records = [make_dense(DENSE)]
+    for name, look in (("thin", 70), ("other", 60)):
+        records += [make_thinned(name, 0.5, {"look": look, "count": 60}, calibration=CALIBRATION)]
+        records += [make_record(name, right={"look": look - 20, "count": 60}, calibration=CALIBRATION)]
+    (group,) = group_records(records)
+    assert [one.section.kind for one in spreads(group)] == ["layers"]
+    (found,) = standings(group, "thin", Resamples(group))
+    assert (found.section.kind, found.of) == ("layers", 2)
+
+
+def test_the_picture_has_no_masks_on_its_axis_of_layers(tmp_path):
+    pytest.importorskip("matplotlib")
+    from prunebench.report.curves import _rows, _title, accuracy_curves
+
+    (group,) = group_records(all_kinds())
+    assert {row.label for _, row in _rows(group)} == {"drop"}
+    assert _title([group]).endswith("; not on this axis: 2:4, weights, width")
+    accuracy_curves(all_kinds(), tmp_path / "kinds.png")
+    with pytest.raises(UsageError, match="nothing to plot"):
+        accuracy_curves([make_dense(DENSE), make_thinned("thin", 0.5, DENSE)], tmp_path / "none.png")
+
+
+def test_load_results_tells_zeros_from_what_is_gone():
+    table = frame(all_kinds())
+    assert tuple(table.columns) == COLUMNS
+    thin = table[(table.strategy == "thin") & (table.kind == "weights") & (table.budget == "sparsity 0.5")].iloc[0]
+    assert (thin.lm_params_zeroed, thin.model_params_zeroed, thin.lm_params_removed) == pytest.approx((0.4, 0.2, 0.0))
+    assert (thin.stored_bytes, thin.stored_compressed_bytes, thin.dense_stored_bytes) == (8000, 6800, 8000)
+    assert (thin.forward_passes, thin.backward_passes, thin.search_peak_bytes) == (64, 8, 3 * 2**20)
+    assert thin.untimed == "dense kernels: no shape changes" and math.isnan(thin.end_to_end_ms)
+    kernels = table[(table.strategy == "other") & (table.kind == "2:4")].iloc[0]
+    assert kernels.kernels.startswith("Sparse in 3") and kernels.end_to_end_speedup == 1.25
+    drop = table[table.strategy == "drop"].iloc[0]
+    assert drop.model_params_zeroed == 0.0 and drop.isna().stored_bytes and drop.isna().search_peak_bytes
+    failed = table[table.status == "failed"].iloc[0]
+    assert failed.kind == "width" and failed.isna()[["model_params_zeroed", "stored_bytes", "forward_passes"]].all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,9 +12,13 @@ from torch import nn
 from prunebench import Plan
 from prunebench.config import LatencySpec
 from prunebench.errors import ModelError
+from prunebench.measure import sparse_kernels
 from prunebench.measure.cost import REFERENCE_TOKENS, checkpoint_revision, weight_bytes
 from prunebench.measure.latency import measure_latency
 from prunebench.measure.memory import nvml_process_bytes, peak_rss_bytes, torch_peak
+from prunebench.measure.model import DENSE_KERNELS, measure_model
+from prunebench.ops import SetWeights
+from prunebench.surgery import pruned
 from tests.tiny_plugin import TinyLlama, TinyText
 
 
@@ -124,3 +129,158 @@ def test_memory_and_latency_of_a_gpu():
     assert latency.clock == "cuda events"
     assert peaks["dense"].allocated >= weight_bytes(loaded.model)
     assert peaks["pruned"].reserved >= peaks["pruned"].allocated
+
+
+# -- thinned plans -----------------------------------------------------------------------------------------------------
+
+SPEC = LatencySpec(new_tokens=3, warmup=1, rounds=2)
+
+
+def thinned_plan(loaded, kind: str, patterned: str = "mlp.up_proj") -> Plan:
+    """The weights of two matrices of layer 1 zeroed: 2:4 in the one that `patterned` names, else whole rows."""
+    tensors = {}
+    for name in ("mlp.up_proj", "mlp.down_proj"):
+        weight = loaded.layers[1].get_submodule(name).weight.detach().clone()
+        if name == patterned:
+            weight.view(weight.shape[0], -1, 4)[..., ::2] = 0.0
+        else:
+            weight[::2] = 0.0
+        tensors[f"new.{name}.weight"] = weight
+    return Plan.of(loaded.info, [SetWeights(layer=1, tensors="new")], tensors, kind=kind)
+
+
+class Stand(torch.Tensor):
+    """In place of torch's sparse tensors: multiplies densely, and counts how often."""
+
+    calls = 0
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if func is torch.nn.functional.linear:
+            Stand.calls += 1
+        args = [arg.as_subclass(torch.Tensor) if isinstance(arg, Stand) else arg for arg in args]
+        found = func(*args, **(kwargs or {}))
+        made = func.__name__ in ("detach", "requires_grad_")  # what turns it into a parameter
+        return found.as_subclass(cls) if made else found
+
+
+@pytest.fixture
+def with_kernels(monkeypatch):
+    """As if this machine had sparse tensor cores."""
+    monkeypatch.setattr("prunebench.measure.model.why_not", lambda loaded, pattern: "")
+    monkeypatch.setattr(sparse_kernels, "to_sparse", lambda weight: weight.clone().as_subclass(Stand))
+    Stand.calls = 0
+
+
+def held(loaded) -> list[tuple[str, int]]:
+    return [(name, id(parameter)) for name, parameter in loaded.model.named_parameters(remove_duplicate=False)]
+
+
+@pytest.mark.parametrize("kind", ["weights", "2:4", "4:8"])
+def test_masks_are_not_timed_where_dense_kernels_run(kind):
+    loaded = TinyLlama().load()
+    before = held(loaded)
+    found = measure_model(loaded, thinned_plan(loaded, kind), TinyText().samples("test", 1), SPEC)
+    assert found.latency is None and found.untimed.startswith(DENSE_KERNELS)
+    assert ("CUDA" in found.untimed) == (kind == "2:4") and ("4:8" in found.untimed) == (kind == "4:8")
+    assert found.memory.stored == found.memory.dense_stored == 4 * loaded.info.model_params
+    zeros = 48 * 32 // 2 + 32 * 48 // 2
+    assert found.memory.stored - found.memory.stored_compressed == 4 * zeros - 2 * 48 * 32 // 8
+    assert held(loaded) == before
+    unasked = measure_model(loaded, thinned_plan(loaded, kind), [], LatencySpec(enabled=False))
+    assert (unasked.latency, unasked.untimed) == (None, None)  # nobody asked for a time
+
+
+def test_plans_that_change_shapes_or_remove_layers_are_timed():
+    loaded = TinyLlama().load()
+    samples = TinyText().samples("test", 1)
+    both = Plan.of(loaded.info, [*thinned_plan(loaded, "weights").ops, {"op": "drop_layer", "layer": 4}],
+                   thinned_plan(loaded, "weights").tensors, kind="weights")  # fmt: skip
+    for plan in (Plan.drop(loaded.info, (1,)), both, thinned_plan(loaded, "layers")):
+        found = measure_model(loaded, plan, samples, SPEC)
+        assert found.latency is not None and found.untimed is None and found.latency.kernels is None
+
+
+def test_sparse_kernels_run_for_the_time_of_the_measurement(with_kernels):
+    loaded = TinyLlama().load()
+    before, plan = held(loaded), thinned_plan(loaded, "2:4")
+    found = measure_model(loaded, plan, TinyText().samples("test", 1), SPEC)
+    assert found.untimed is None and held(loaded) == before
+    linear = 6 * 7  # one of them keeps 2:4
+    assert found.latency.kernels == (
+        f"Stand in 1 of {linear} linear modules; dense: {linear - 1} (more than 2 of 4 neighbours stay)"
+    )
+    assert Stand.calls == 3 * 3  # prefill and two tokens, three rounds, in the pruned model alone
+    assert found.latency.end_to_end.n == 2
+
+
+def test_the_model_is_whole_again_after_sparse_kernels_failed(with_kernels, monkeypatch):
+    loaded = TinyLlama().load()
+    before, plan, samples = held(loaded), thinned_plan(loaded, "2:4"), TinyText().samples("test", 1)
+
+    def refuse(weight):
+        raise RuntimeError("shape is not supported\nsecond line")
+
+    monkeypatch.setattr(sparse_kernels, "to_sparse", refuse)
+    found = measure_model(loaded, plan, samples, SPEC)
+    assert found.latency is None and "1 (torch: shape is not supported)" in found.untimed and held(loaded) == before
+
+    class Breaks(Stand):
+        @classmethod
+        def __torch_function__(cls, func, types, args=(), kwargs=None):
+            if func is torch.nn.functional.linear:
+                raise NotImplementedError("no kernel for this device")
+            return super().__torch_function__(func, types, args, kwargs)
+
+    monkeypatch.setattr(sparse_kernels, "to_sparse", lambda weight: weight.clone().as_subclass(Breaks))
+    found = measure_model(loaded, plan, samples, SPEC)
+    assert found.latency is None and found.untimed.endswith("the sparse ones failed: no kernel for this device")
+    assert held(loaded) == before
+    with pytest.raises(KeyError), pruned(loaded, plan):
+        inside = held(loaded)
+        with sparse_kernels.semi_structured(loaded.layers):
+            raise KeyError
+    assert held(loaded) == before != inside
+
+
+def test_what_keeps_the_pattern():
+    weight = torch.arange(1.0, 33.0).view(4, 8)
+    assert not sparse_kernels.keeps_pattern(weight)
+    weight.view(4, 2, 4)[..., (0, 3)] = 0.0
+    assert sparse_kernels.keeps_pattern(weight)
+    weight[2, 4] = 1.0  # a third one in one group of four
+    assert not sparse_kernels.keeps_pattern(weight)
+    assert not sparse_kernels.keeps_pattern(torch.zeros(4, 6)) and not sparse_kernels.keeps_pattern(torch.zeros(8))
+
+
+def test_why_no_sparse_kernel_runs(loaded, monkeypatch):
+    why = sparse_kernels.why_not
+    assert why(loaded, "4:8") == "there is no sparse kernel for 4:8" and "this is cpu" in why(loaded, "2:4")
+    there = SimpleNamespace(device=torch.device("cuda"), info=SimpleNamespace(dtype="float32"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    assert "compute capability 8.0, this device has 7.5" in why(there, "2:4")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    assert "half-precision weights, these are float32" in why(there, "2:4")
+    there.info.dtype = "bfloat16"
+    assert why(there, "2:4") == ""
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_torch_sparse_kernels_give_what_the_dense_ones_give(dtype):
+    torch.manual_seed(0)
+    layer = nn.Sequential(nn.Linear(256, 512), nn.GELU(), nn.Linear(512, 256, bias=False), nn.Linear(256, 50))
+    layer = layer.to("cuda", dtype)
+    for module in (layer[0], layer[2]):
+        module.weight.data.view(module.out_features, -1, 4)[..., ::2] = 0.0
+    before = [(name, id(value)) for name, value in layer.named_parameters()]
+    x = torch.randn(2, 24, 256, device="cuda", dtype=dtype)
+    with torch.inference_mode():
+        dense = layer(x)
+        with sparse_kernels.semi_structured([layer]) as found:
+            sparse = layer(x)
+            assert type(layer[0].weight.data) is not torch.Tensor
+    assert found.converted == 2 and found.refused == {sparse_kernels.NOT_PATTERN: 1}
+    assert (sparse - dense).norm() < 1e-2 * dense.norm()
+    assert [(name, id(value)) for name, value in layer.named_parameters()] == before

@@ -20,8 +20,9 @@ from prunebench.report.robustness import as_markdown
 from prunebench.reporter import Reporter
 from prunebench.robustness import Asked, half_rows, load_robustness, measure_robustness, part_of_trace
 from prunebench.runner import Session
-from prunebench.side_by_side import Planned, count_samples, plan_side_by_side, removed_units
+from prunebench.side_by_side import Pass, Planned, SideBySide, count_samples, plan_side_by_side, removed_units
 from tests.commands import error_line, invoke, write_plugin
+from tests.factories import make_narrow, make_thinned
 
 N = 24
 ODD = """
@@ -346,3 +347,64 @@ def test_the_variance_of_halves_is_that_of_whole_draws():
     values = random.normal(size=400)
     means = [values[half_rows(["a"] * 400, seed)].mean() for seed in range(2000)]
     assert np.var(means) == pytest.approx(values.var(ddof=1) / 400, rel=0.1)
+
+
+# -- kinds that remove no layers -----------------------------------------------------------------------------------
+
+
+def test_other_kinds_are_lines_of_their_own(together):
+    _, tables, _ = together
+    thin, narrow = make_thinned("thin", 0.5), make_narrow("narrow", 0.5)
+    rows = [Planned(one.cell.strategy, one.cell.strategy, 0, one.plan) for one in (thin, narrow)]
+    layers = [row for row in tables[1].planned if row.strategy in ("bi", "last_n")]
+    found = SideBySide(thin.model, "sparsity 0.5", Pass(), (layers[0], *rows, layers[1]))
+    text = describe(found)
+    assert "thin, kind weights: 400 parameters zeroed = 40.0 % of the language model's" in text
+    assert (
+        "narrow, kind width: 40.0 % of the language model's parameters removed, channels 240 of 480 in 8 layers" in text
+    )
+    assert max(map(len, text.splitlines())) <= 120
+    maps = text.split("removed layers (")[1].split("Jaccard")[0]
+    assert "thin" not in maps and "narrow" not in maps and re.search(r"  1 \w+ .*\n  2 \w+ ", maps)
+    data = found.as_data()
+    assert data["planned"] == [layers[0].label, "thin", "narrow", layers[1].label]
+    assert data["jaccard"][0][1] is data["jaccard"][1][1] is data["jaccard"][1][2] is None
+    assert data["jaccard"][0][0] == 1.0 and isinstance(data["jaccard"][0][3], float)
+    told = {row["label"]: row for row in data["strategies"]}
+    assert told["thin"]["kind"] == "weights" and told["thin"]["achieved"]["params_zeroed"] == 400
+    json.dumps(data, allow_nan=False)
+    alone = describe(SideBySide(thin.model, "sparsity 0.5", Pass(), tuple(rows)))
+    assert "no strategy could be planned" not in alone and "removed layers (" not in alone
+
+
+def test_robustness_is_of_plans_that_remove_layers(tmp_path):
+    get_plugins(
+        [
+            write_plugin(
+                tmp_path,
+                """
+@dataclass(frozen=True)
+class Thins(ScoreStrategy):
+    "Would make weights zero."
+    name = "thins"
+    kind = "weights"
+
+    def requires(self):
+        return frozenset({"token_cosine"})
+
+    def score(self, context):
+        raise AssertionError("is never asked")
+
+
+@hookimpl
+def prunebench_register_strategies(register):
+    register(Thins)
+""",
+            )
+        ]
+    )
+    session = make_session(tmp_path / "out", "bi", "thins")
+    found = measure_robustness(session, Asked(draws=2))
+    assert {row.strategy for row in found.rows} == {"bi"} and "thins" not in found.independent
+    with pytest.raises(UsageError, match="remove no layers"):
+        measure_robustness(make_session(tmp_path / "alone", "thins"), Asked(draws=2))

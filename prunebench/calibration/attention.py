@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from prunebench.adapter import LoadedModel
 from prunebench.calibration.batch import Batch, NotShown
@@ -17,11 +17,21 @@ from prunebench.calibration.batch import Batch, NotShown
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Importance", "watch_attention"]
+__all__ = ["Importance", "Watcher", "bias_of_rows", "watch_attention"]
 
 _CHUNK = 1 << 24
 """Attention probabilities at once, over all heads: 64 MiB."""
 _NAMES = ("self_attn", "attn", "attention", "self_attention")
+
+
+class Watcher(Protocol):
+    """Is shown the attention of layers: its probabilities, or queries and keys (see `Importance`)."""
+
+    def add_weights(self, weights: Tensor) -> None: ...
+
+    def add_queries(
+        self, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float | None, **options: Any
+    ) -> None: ...
 
 
 class Importance:
@@ -96,23 +106,10 @@ class Importance:
 
     def _bias(self, mask: Tensor | None, window: int | None, low: int, high: int, width: int, device: Any) -> Tensor:
         """What is added to the products of rows [low, high): 0 where a token is seen. Layers share one mask object."""
-        import torch
-
         key = (id(mask), window, low, device)
         if key in self._biases:
             return self._biases[key][1]
-        if mask is not None and mask.dim() == 4 and mask.dtype != torch.bool:
-            bias = mask[:, :, low:high, :width].float()
-        else:
-            if mask is not None and mask.dim() == 4:
-                seen = mask[:, :, low:high, :width]
-            else:
-                at = torch.arange(width, device=device)
-                distance = at[low:high, None] - at
-                seen = (distance >= 0) & (distance < (window or width))
-                if mask is not None:
-                    seen = seen & mask.bool()[:, None, None, :width]
-            bias = torch.where(seen, 0.0, torch.finfo(torch.float32).min)
+        bias = bias_of_rows(mask, window, low, high, width, device)
         if len(self._biases) >= 4 or bias.numel() > _CHUNK:
             self._biases.clear()
         self._biases[key] = mask, bias  # the mask is kept, so that its id stays its own
@@ -140,9 +137,39 @@ class Importance:
         self.layers += 1
 
 
+def bias_of_rows(mask: Tensor | None, window: int | None, low: int, high: int, width: int, device: Any) -> Tensor:
+    """What is added to the products of rows [low, high) with all keys: 0 where a token is seen.
+
+    Args:
+        mask: (B, 1, T, T) boolean or added; (B, T) of padding; or None for plain causal attention.
+        window: of sliding attention, where the mask does not say it.
+        low, high: rows.
+        width: T.
+        device: of the result, which is broadcast over (B, heads, rows, T).
+    """
+    import torch
+
+    if mask is not None and mask.dim() == 4 and mask.dtype != torch.bool:
+        return mask[:, :, low:high, :width].float()
+    if mask is not None and mask.dim() == 4:
+        seen = mask[:, :, low:high, :width]
+    else:
+        at = torch.arange(width, device=device)
+        distance = at[low:high, None] - at
+        seen = (distance >= 0) & (distance < (window or width))
+        if mask is not None:
+            seen = seen & mask.bool()[:, None, None, :width]
+    return torch.where(seen, 0.0, torch.finfo(torch.float32).min)
+
+
 @contextmanager
-def watch_attention(loaded: LoadedModel, importance: Importance) -> Iterator[None]:
-    """Feed `importance` with the attention of every decoder layer that runs inside the ``with`` block."""
+def watch_attention(loaded: LoadedModel, importance: Watcher) -> Iterator[None]:
+    """Feed `importance` with the attention of every decoder layer that runs inside the ``with`` block.
+
+    Args:
+        loaded: the model.
+        importance: `Importance`, or whatever else takes probabilities and queries with keys as it does.
+    """
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS as FUNCTIONS
 
     mine = {id(module) for layer in loaded.layers for module in layer.modules()}

@@ -16,6 +16,7 @@ from prunebench.adapter import LoadOptions, ModelAdapter
 from prunebench.adapter import find_decoder as usual_decoder
 from prunebench.checkpoint.files import Checkpoint
 from prunebench.checkpoint.layers import decoder_keys, renumbered
+from prunebench.checkpoint.narrowing import narrowed_class, record_pruned, saved_widths
 from prunebench.checkpoint.reading import lazy_tensors
 from prunebench.devices import resolve_device, resolve_dtype
 from prunebench.errors import BadParameter, ModelError, PlanError, PruneBenchError, first_line
@@ -24,7 +25,7 @@ from prunebench.measure.cost import describe
 from prunebench.model_info import ModelInfo
 from prunebench.plan import Plan
 from prunebench.quiet import quiet_transformers
-from prunebench.surgery import apply_plan, record_kept
+from prunebench.surgery import apply_plan
 
 if TYPE_CHECKING:
     import torch
@@ -70,8 +71,8 @@ def load_pretrained(
     placement = _placement(options)
     checkpoint = Checkpoint.open(folder)
     with quiet_transformers():
-        shell = meta_model(model_class, config, options.dtype)
-        decoder = (find_decoder or usual_decoder)(shell)
+        shell = meta_model(model_class, config, options.dtype, find_decoder)
+        decoder: Any = (find_decoder or usual_decoder)(shell)
         n_layers = len(decoder.layers)
         layer_keys = decoder_keys(checkpoint, shell, decoder)
         _check_depth(checkpoint, layer_keys, n_layers, _ignored(shell, ignore_unexpected))
@@ -81,7 +82,7 @@ def load_pretrained(
             arguments["attn_implementation"] = options.attn_implementation
         try:
             if kept is None:
-                model, report = model_class.from_pretrained(
+                model, report = _built(model_class, config, kept, find_decoder).from_pretrained(
                     folder, config=copy.deepcopy(config), local_files_only=True, use_safetensors=True, **arguments
                 )
             else:
@@ -93,7 +94,8 @@ def load_pretrained(
                 for name, value in config_changes(decoder.config, kept, n_layers).items():
                     setattr(decoder.config, name, value)
                 names = renumbered(checkpoint, layer_keys, kept)
-                model, report = _from_tensors(model_class, checkpoint, names, shell.config, arguments)
+                build = _built(model_class, config, kept, find_decoder)
+                model, report = _from_tensors(build, checkpoint, names, shell.config, arguments)
         except (PruneBenchError, MemoryError):
             raise
         except Exception as error:  # safetensors, accelerate and transformers raise types of their own
@@ -101,10 +103,20 @@ def load_pretrained(
                 raise
             raise ModelError(f"cannot load {folder}: {first_line(error)}") from error
     _check_report(folder, report, ignore_unexpected)
+    if saved_widths(config):
+        model.__class__ = model_class  # no longer one that narrows what it builds
     model.eval()
     if options.plan is not None and not options.plan.is_empty:
-        _finish(model, (find_decoder or usual_decoder)(model), options.plan, kept or range(n_layers))
+        _finish(model, find_decoder or usual_decoder, options.plan, kept or range(n_layers))
     return model
+
+
+def _built(
+    model_class: Any, config: Any, kept: Sequence[int] | None, find_decoder: Callable[[nn.Module], nn.Module] | None
+) -> Any:
+    """The class, or one that makes layers narrower than the rest of the configuration says."""
+    widths = saved_widths(config, kept)
+    return narrowed_class(model_class, widths, find_decoder) if widths else model_class
 
 
 def dense_info(
@@ -122,7 +134,7 @@ def dense_info(
         ModelError: no model can be built from `config`.
     """
     with quiet_transformers():
-        model = meta_model(model_class, config, dtype)
+        model = meta_model(model_class, config, dtype, adapter.decoder)
     return describe(model, adapter, name=name, revision=revision, dtype=dtype, **extra)
 
 
@@ -137,8 +149,10 @@ def input_device(model: nn.Module) -> torch.device:
     return next(embedding.parameters()).device
 
 
-def meta_model(model_class: Any, config: Any, dtype: str) -> nn.Module:
-    """A model with shapes and number formats, but without values, as ``from_pretrained(dtype=...)`` would make it.
+def meta_model(
+    model_class: Any, config: Any, dtype: str, find_decoder: Callable[[nn.Module], nn.Module] | None = None
+) -> nn.Module:
+    """A model with shapes and number formats, but without values, as `load_pretrained` would make it.
 
     Raises:
         ModelError: the configuration does not describe a model of this class.
@@ -152,7 +166,11 @@ def meta_model(model_class: Any, config: Any, dtype: str) -> nn.Module:
     try:
         torch.set_default_dtype(wanted)
         with torch.device("meta"), safe():
-            model = model_class(copy.deepcopy(config))
+            model = _built(model_class, config, None, find_decoder)(copy.deepcopy(config))
+            if saved_widths(config):
+                model.__class__ = model_class
+    except PruneBenchError:
+        raise
     except Exception as error:
         raise ModelError(
             f"config.json does not describe a {model_class.__name__} that can be built: {first_line(error)}"
@@ -170,11 +188,14 @@ def meta_model(model_class: Any, config: Any, dtype: str) -> nn.Module:
     return model
 
 
-def _finish(model: nn.Module, decoder: nn.Module, plan: Plan, present: Sequence[int]) -> None:
+def _finish(
+    model: nn.Module, find_decoder: Callable[[nn.Module], nn.Module], plan: Plan, present: Sequence[int]
+) -> None:
     """What is left to do once the needed layers are there."""
+    decoder: Any = find_decoder(model)
     if not plan.only_drops or tuple(present) != plan.kept_layers:
         apply_plan(decoder, decoder.config, plan, present)
-    record_kept(model.config, plan)
+    record_pruned(model, decoder.config, plan, find_decoder)
 
 
 def _kept(kept: Sequence[int] | None, options: LoadOptions, n_layers: int) -> tuple[int, ...] | None:

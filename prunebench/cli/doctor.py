@@ -25,6 +25,7 @@ EXTRAS = {
     "matplotlib": ("figures", "figures and plots"),
     "av": ("media", "video files, and sound in containers"),
     "soundfile": ("media", "sound files"),
+    "peft": ("lora", "low-rank adapters, --recover lora"),
     "nvidia-ml-py": ("gpu", "GPU memory per process by NVML (module pynvml)"),
     "dionysus": ("dionysus", "the dionysus zigzag engine; builds from source and needs Boost headers"),
 }

@@ -24,7 +24,7 @@ __all__ = ["export_command"]
 @click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
 @click.pass_context
 def export_command(context: click.Context, source: str, to: str, as_json: bool, **values: Any) -> None:
-    """Write a pruned model that plain transformers loads.
+    """Write a pruned model that plain transformers loads (layers of different widths only PruneBench does).
 
     RUN|PLAN is a plan file, a record file or its id, or a run folder that holds one plan. Removed layers are never
     read. The folder appears only after a fresh process has loaded it and found the same weights and logits.

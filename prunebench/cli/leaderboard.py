@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 
@@ -12,6 +14,13 @@ import click
 @click.option("--check", "check_file", type=click.Path(), metavar="FILE.md", help="Exit with 1 if FILE is out of date.")
 @click.option("--title", default=None, metavar="TEXT", help="Heading of the table.")
 @click.option("--highlight", metavar="NAME", help="Tell in words where this strategy stands at each budget.")
+@click.option(
+    "--match",
+    "quantity",
+    metavar="bytes|latency|params",
+    help="Compare methods of all kinds at equal achieved size or time, not at equal nominal sparsity.",
+)
+@click.option("--levels", metavar="0.9,0.75", help="With --match: shares of the dense model (default 0.9 down to 0.4).")
 @click.option("--json", "as_json", is_flag=True, help="Print ranks and scores as JSON.")
 @click.pass_context
 def leaderboard(
@@ -22,6 +31,8 @@ def leaderboard(
     check_file: str | None,
     title: str | None,
     highlight: str | None,
+    quantity: str | None,
+    levels: str | None,
     as_json: bool,
 ) -> None:
     """Rank the strategies in RECORDS: run folders, folders of records, or record files.
@@ -32,6 +43,10 @@ def leaderboard(
 
       prunebench leaderboard runs/demo --check leaderboards/demo.md
 
+    Zeroed weights, removed layers and smaller widths are ranked apart; at equal bytes on disk they may be compared:
+
+      prunebench leaderboard runs/demo --match bytes --levels 0.9,0.75,0.5
+
     What `prunebench plan --calibration-draws` left beside the records is shown with them.
     """
     from prunebench import leaderboard as tables
@@ -41,8 +56,14 @@ def leaderboard(
 
     if check_file and (out or plot or as_json):
         raise UsageError("--check only compares: leave out --out, --plot and --json")
+    if quantity is None and levels is not None:
+        raise UsageError("--levels goes with --match bytes, latency or params")
+    if quantity is not None:
+        if plot or highlight:
+            raise UsageError("--match compares across kinds: leave out --plot and --highlight")
+        _match(context, paths, quantity, levels, out, check_file, title, as_json)
+        return
     records = load_records(paths)
-    title = title if title is not None else tables.TITLE
     options = {"highlight": highlight, "robustness": load_robustness(paths)}
     if check_file:
         if not tables.check(records, check_file, title, **options):
@@ -51,7 +72,7 @@ def leaderboard(
         click.echo(f"{check_file} is up to date ({len(records)} records)", err=True)
         return
     if out:
-        tables.write(records, out, title, **options)
+        tables.write(records, out, tables.TITLE if title is None else title, **options)
         click.echo(f"wrote {out}", err=True)
     if plot:
         from prunebench.report.curves import accuracy_curves
@@ -62,4 +83,42 @@ def leaderboard(
 
         click.echo(json.dumps(tables.as_data(records, highlight), indent=1, ensure_ascii=False, allow_nan=False))
     elif not out:
-        click.echo(tables.build(records, title, **options), nl=False)
+        click.echo(tables.build(records, tables.TITLE if title is None else title, **options), nl=False)
+
+
+def _match(
+    context: click.Context,
+    paths: tuple[str, ...],
+    quantity: str,
+    levels: str | None,
+    out: str | None,
+    check_file: str | None,
+    title: str | None,
+    as_json: bool,
+) -> None:
+    """The comparison across kinds."""
+    import json
+
+    from prunebench import jsonio
+    from prunebench.quantities import check_quantity, parse_levels
+    from prunebench.report import match
+    from prunebench.report.markdown import read_back
+    from prunebench.store import load_records
+
+    asked = check_quantity(quantity)
+    at = parse_levels(levels)
+    records = load_records(paths)
+    if check_file:
+        text = read_back(check_file)
+        if not match.is_match(text, records, title, quantity=asked, levels=at if levels is not None else None):
+            click.echo(f"{check_file} is out of date: write it again with --out {check_file}", err=True)
+            context.exit(1)
+        click.echo(f"{check_file} is up to date ({len(records)} records)", err=True)
+        return
+    if out:
+        jsonio.write_text(Path(out), match.build(records, asked, at, title))
+        click.echo(f"wrote {out}", err=True)
+    if as_json:
+        click.echo(json.dumps(match.as_data(records, asked, at), indent=1, ensure_ascii=False, allow_nan=False))
+    elif not out:
+        click.echo(match.build(records, asked, at, title), nl=False)

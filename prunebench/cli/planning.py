@@ -148,16 +148,19 @@ def _describe(label: str, plan: Any) -> str:
     """The plan for people: layers, budget in every unit, and the score of every layer."""
     from tabulate import tabulate
 
+    from prunebench.kinds import removes_layers, share_words
     from prunebench.recovery.outcome import outcome
 
     report = plan.budget
     parts = ", ".join(f"{part} of {layer}" for layer, part in plan.removed_sublayers)
-    if plan.removed_layers or not parts:
+    if not removes_layers(plan.kind):
+        lines = [f"{label}: {share_words(plan)}; all {plan.target.n_layers} layers stay"]
+    elif plan.removed_layers or not parts:
         lines = [f"{label}: remove {list(plan.removed_layers)} of {plan.target.n_layers} layers"]
         lines += [f"parts of layers that stay: remove {parts}"] if parts else []
     else:
         lines = [f"{label}: no whole layer of {plan.target.n_layers} goes, remove {parts}"]
-    if report is not None:
+    if report is not None and removes_layers(plan.kind):
         got = report.achieved
         lines.append(
             f"budget: {report.layers_asked} layers asked (rounding: {report.rounding}), {got.layers_removed} removed = "

@@ -13,7 +13,7 @@ from prunebench.environment import package_version
 from prunebench.evaluator import TaskResult
 from prunebench.exporting.source import Source
 from prunebench.model_info import ModelInfo
-from prunebench.ops import Fold, Merge, Op, ReplaceBlock, layers_touched
+from prunebench.ops import Fold, Mask, Merge, Op, ReplaceBlock, Slice, layers_touched
 from prunebench.report.markdown import code, figure, layer_ranges, one_line, percent, size, table
 
 __all__ = ["Card", "kept_runs", "mergekit_recipe", "model_card"]
@@ -33,6 +33,8 @@ class Card:
         model_class: ``module:Class`` that loads it.
         command: what was typed.
         needs: what plain loading does not restore, in words; empty where nothing is missing.
+        loader: model name for ``prunebench.load`` where layers are of different widths, which plain loading cannot
+            build; None where plain loading does.
     """
 
     title: str
@@ -44,6 +46,7 @@ class Card:
     model_class: str
     command: str
     needs: str = ""
+    loader: str | None = None
 
 
 def kept_runs(kept: Sequence[int]) -> list[tuple[int, int]]:
@@ -123,12 +126,27 @@ def _place(op: Op) -> str:
     return f"layer {op.layer}" + (f", {code(op.module)}, side {op.side}" if isinstance(op, Fold) else "")
 
 
+def _thinned(ops: Sequence[Op]) -> list[tuple[str, str]]:
+    """Slices and masks, of which there is one per layer, together."""
+    rows = []
+    if slices := [op for op in ops if isinstance(op, Slice)]:
+        gone = sum(op.params_removed for op in slices)
+        layers = layer_ranges(op.layer for op in slices)
+        rows.append(("heads and MLP channels taken out", f"{gone:,} parameters of layers {layers}"))
+    for pattern in sorted({op.pattern for op in ops if isinstance(op, Mask)}):
+        masks = [op for op in ops if isinstance(op, Mask) and op.pattern == pattern]
+        layers, zeros = layer_ranges(op.layer for op in masks), sum(op.zeros for op in masks)
+        rows.append((f"weights set to zero ({pattern})", f"{zeros:,} in layers {layers}"))
+    return rows
+
+
 def _removed(source: Source, card: Card) -> str:
     plan, made = source.plan, source.plan.provenance
     rows = [
         ("layers removed (base model's ids, from 0)", layer_ranges(plan.removed_layers)),
         ("layers kept", layer_ranges(plan.kept_layers)),
         *((_DEEDS[op.op], _place(op)) for op in plan.ops if op.op in _DEEDS),
+        *_thinned(plan.ops),
         ("parameters", f"{card.params:,} of {card.base.model_params:,}"),
         ("weights", f"{size(card.nbytes)} as {card.dtype}"),
     ]
@@ -188,6 +206,15 @@ def _chance(result: TaskResult) -> str:
 
 def _loading(card: Card) -> str:
     module, _, name = card.model_class.partition(":")
+    if card.loader is not None:
+        return (
+            f"```python\nimport prunebench\n\nmodel = prunebench.load({card.loader!r}, path=FOLDER).model\n```\n\n"
+            "The decoder's layers are of different widths, which plain `from_pretrained` cannot build: "
+            "`prunebench.widths` in config.json names them, and PruneBench narrows the layers before it reads their "
+            f"weights (`prunebench.checkpoint.narrowing.folder_class({name}, FOLDER).from_pretrained(FOLDER)`). "
+            "This was done in a fresh process before the folder was finished: no key was missing, left over or of "
+            "another shape, every weight was equal, and so were the logits on fixed token ids, bit for bit."
+        )
     text = (
         f"```python\nfrom {module} import {name}\n\nmodel = {name}.from_pretrained(FOLDER)\n```\n\n"
         "This was done in a fresh process before the folder was finished: no key was missing, left over or of another "

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from prunebench.adapter import LoadedModel
+from prunebench.checkpoint.narrowing import check_reloads
 from prunebench.errors import BadParameter, PlanError, UsageError
 from prunebench.exporting.card import Card
 from prunebench.exporting.folder import check_free, check_target, whole_folder
@@ -65,6 +66,9 @@ def export(
 ) -> ExportReport:
     """Write the pruned model as a checkpoint that plain ``from_pretrained`` loads, or nothing at all.
 
+    Layers that were narrowed to different widths are the one thing that plain loading has no words for: such a
+    checkpoint is loaded by `prunebench.load` with its ``path``, and its card says so.
+
     The layers that the plan removes are never read, but for those that it merges into others. Before the folder
     appears, a fresh process has loaded it without PruneBench and found no key missing, unexpected or of another shape,
     the same weights, and the same logits.
@@ -115,6 +119,9 @@ def export(
     check_free(target, int(1.02 * weight_bytes(loaded.model)))
     expected = expect(loaded.model, loaded.adapter.reload_class(loaded.model))
     card = _card(target, loaded, options["dtype"], expected, command, found)
+    if check_reloads(loaded.model):
+        card = replace(card, loader=name.partition(":")[0])
+        note("warning: layers of different widths: only PruneBench loads this export, plain from_pretrained does not")
     with whole_folder(target, force) as folder:
         note(f"write {target}")
         write_checkpoint(folder, loaded, found, card)

@@ -1,7 +1,8 @@
 """Load a checkpoint the plain way and say what came of it. Runs as a program of its own, in a fresh process.
 
-It knows nothing of PruneBench: what it can load, anyone can. `digests` and `logits` are also what the exporting
-process calls on the model in memory, so that both sides do the same.
+It knows nothing of PruneBench: what it can load, anyone can. The one exception are layers of different widths, for
+which config.json has no words but PruneBench's own. `digests` and `logits` are also what the exporting process calls on
+the model in memory, so that both sides do the same.
 """
 
 import hashlib
@@ -41,6 +42,12 @@ def main(folder, model_class, probe, result, device, threads):
     torch.set_num_threads(int(threads))
     module, _, name = model_class.partition(":")
     kind = getattr(importlib.import_module(module), name)
+    with open(f"{folder}/config.json", encoding="utf-8") as file:
+        narrow = "widths" in (json.load(file).get("prunebench") or {})
+    if narrow:
+        from prunebench.checkpoint.narrowing import folder_class
+
+        kind = folder_class(kind, folder)
     model, report = kind.from_pretrained(folder, output_loading_info=True, local_files_only=True)
     model = model.eval().to(device)
     found = {key: sorted(map(str, report.get(key) or ())) for key in ("missing_keys", "unexpected_keys")}

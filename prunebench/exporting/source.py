@@ -23,7 +23,7 @@ class Source:
     """A plan, with the results that were measured with it where there are any.
 
     Attributes:
-        plan: changes something, and nothing that plain ``from_pretrained`` cannot build.
+        plan: changes something, and puts no part or module in place that a checkpoint cannot say.
         record: of the cell that ran it.
         dense: of the dense model in the same group of records.
     """

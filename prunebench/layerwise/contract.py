@@ -2,7 +2,8 @@
 
 A `Thinner` is one plan in the making. The sweep (`prunebench.layerwise.sweep`) walks the decoder once, shows every
 thinner one layer after another with what its linear modules were given on the calibration tokens, and forgets these
-statistics before the next layer: memory is bounded by one layer's Hessians, whatever the depth.
+statistics before the next layer: memory is bounded by one layer's Hessians, whatever the depth. Thinners are called in
+inference mode.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from prunebench.layerwise.contract import Thinner
 from prunebench.plan import Plan
 from prunebench.strategy import PlanContext, Strategy
 
-__all__ = ["UNSTRUCTURED", "LayerwiseStrategy"]
+__all__ = ["UNSTRUCTURED", "LayerwiseStrategy", "n_of_m"]
 
 UNSTRUCTURED = "unstructured"
 
@@ -33,7 +33,7 @@ class LayerwiseStrategy(Strategy):
     pattern: str = UNSTRUCTURED
 
     def __post_init__(self) -> None:
-        if self.pattern != UNSTRUCTURED and not _of_pattern(self.pattern):
+        if self.pattern != UNSTRUCTURED and not n_of_m(self.pattern):
             raise BadParameter(f"{self.name}: pattern is unstructured or N:M with 0 < N < M, got {self.pattern!r}")
         if self.samples < 1:
             raise BadParameter(f"{self.name}: samples must be at least 1, got {self.samples}")
@@ -45,7 +45,8 @@ class LayerwiseStrategy(Strategy):
     def scout(self, context: PlanContext) -> Thinner | None:
         """Looks at the dense model before anything is thinned; None where nothing has to be known beforehand.
 
-        Strategies whose scouts are equal (``==``) share one: make it a dataclass. It never thins anything.
+        Strategies whose scouts are equal (``==``) before they have seen anything share one, in a run only one of them
+        walks: make it a dataclass. Called more than once: make the object and do nothing else. It never thins anything.
         """
         return None
 
@@ -62,6 +63,7 @@ class LayerwiseStrategy(Strategy):
         return plan
 
 
-def _of_pattern(text: str) -> tuple[int, int] | None:
+def n_of_m(text: str) -> tuple[int, int] | None:
+    """``"2:4"`` → (2, 4); None where the text is no such pattern."""
     found = re.fullmatch(r"([1-9]\d*):([1-9]\d*)", text)
     return (int(found[1]), int(found[2])) if found and int(found[1]) < int(found[2]) else None

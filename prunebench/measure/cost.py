@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prunebench.coupled import coupled_groups
 from prunebench.errors import ModelError
 from prunebench.layer_parts import layer_parts
 from prunebench.model_info import Cost, LayerCost, ModelInfo
@@ -45,6 +46,8 @@ def layer_cost(layer: nn.Module, config: Any, tokens: int = REFERENCE_TOKENS) ->
     heads = getattr(config, "num_attention_heads", 0) or 0
     head_dim = getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else 0)
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    if (groups := coupled_groups(layer, config)).heads is not None:  # a layer may have fewer than the others
+        heads, kv_heads, head_dim = groups.heads.groups * groups.query_heads, groups.heads.groups, groups.head_dim
     itemsize = next((p.element_size() for p in layer.parameters()), 4)
     products, kept = float(2 * tokens * (tokens + 1) * heads * head_dim), 2 * kv_heads * head_dim * itemsize
     whole = _cost([layer], tokens, products, kept)
@@ -97,8 +100,16 @@ def describe(
         reference_tokens=REFERENCE_TOKENS,
         protected=adapter.protected_layers(model),
         modalities=adapter.modalities,
+        linear_params=_linear_params(decoder.layers),
         **extra,
     )
+
+
+def _linear_params(layers: nn.Module) -> int:
+    from torch import nn
+
+    weights = {id(m.weight): m.weight for m in layers.modules() if isinstance(m, nn.Linear)}
+    return sum(weight.numel() for weight in weights.values())
 
 
 def checkpoint_revision(folder: Path) -> str:

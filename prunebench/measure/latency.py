@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -63,6 +63,7 @@ def measure_latency(
     samples: Sequence[Sample],
     spec: LatencySpec,
     progress: Callable[[int, int], None] | None = None,
+    around: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> tuple[Latency, dict[str, TorchPeak]]:
     """Time one fixed batch through the dense and the pruned model.
 
@@ -71,6 +72,8 @@ def measure_latency(
         plan: what to remove; the empty plan times dense against itself.
         samples: at least `spec.batch_size` samples; the first ones form the batch.
         spec: warm-up, rounds, batch size and new tokens.
+        progress: called with (rounds done, rounds in all).
+        around: entered around each run of the pruned model, after the plan is applied; not timed itself.
 
     Returns:
         The timings, and torch's memory peaks of one prefill + decode for ``dense`` and ``pruned``.
@@ -86,7 +89,10 @@ def measure_latency(
         for round_ in range(spec.warmup + spec.rounds):
             # Which goes first alternates too, so that neither always runs on the other's warm caches.
             for which in ("dense", "pruned") if round_ % 2 == 0 else ("pruned", "dense"):
-                with pruned(loaded, plan) if which == "pruned" else nullcontext():
+                with ExitStack() as stack:
+                    if which == "pruned":
+                        stack.enter_context(pruned(loaded, plan))
+                        stack.enter_context(around())
                     last = round_ == spec.warmup + spec.rounds - 1
                     with torch_peak(loaded.device) if last else nullcontext() as peak:
                         found, prompt_tokens = _once(loaded, batch, spec.new_tokens, clock)

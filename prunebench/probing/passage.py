@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+from prunebench.errors import CalibrationError
 from prunebench.layer_parts import LayerPart, gives_tuple, need_part
 from prunebench.probing.units import Left, whole
 
@@ -66,6 +67,22 @@ class Passage:
         found: dict[int, Tensor] = dict.fromkeys(boundaries)  # type: ignore[arg-type]
         with replaced(self._changes(start, state, left or {}, found, max(boundaries))), suppress(_Reached):
             self.loaded.adapter.forward(self.loaded, inputs, logits_to_keep=1)
+        return found
+
+    def through(self, inputs: DecoderInputs, layer: int, state: Tensor | None) -> Tensor | None:
+        """Run one layer on `state` (None: the inputs' own, for layer 0); what goes into the next, None behind the last.
+
+        Raises:
+            CalibrationError: the decoder itself passes over one of the two layers on these inputs.
+        """
+        if layer + 1 >= len(self.loaded.layers):
+            self.logits(inputs, 1, start=layer, state=state)
+            return None
+        found = self.states(inputs, [layer + 1], start=layer, state=state)[layer + 1]
+        if found is None:
+            raise CalibrationError(
+                f"the decoder runs no layer {layer + 1} on these samples: calibrate on samples that all layers work on"
+            )
         return found
 
     def cost(self, start: int, stop: int, left: Left) -> float:

@@ -7,10 +7,21 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from prunebench.calibration.samples import fingerprint
 from prunebench.errors import CalibrationError, PlanError
 from prunebench.layer_config import config_changes
 from prunebench.ops import layers_touched
 from prunebench.probing.counts import Counts
+from prunebench.probing.groups import (
+    SAMPLE_WISE,
+    WHOLE,
+    Importance,
+    couplings,
+    gradient_rows,
+    grouped,
+    members_of,
+    weight_rows,
+)
 from prunebench.probing.measures import METRICS, Metric, cosine_of_rows, final_states, mean_by_row, nll
 from prunebench.probing.passage import Passage
 from prunebench.probing.questions import Batch, Question, balanced, batches, questions
@@ -25,7 +36,9 @@ if TYPE_CHECKING:
 
     from prunebench.adapter import DecoderInputs, LoadedModel
     from prunebench.calibration.samples import Sample
+    from prunebench.coupled import Width
     from prunebench.plan import Plan
+    from prunebench.probing.groups import Couplings
 
 __all__ = ["Probe"]
 
@@ -87,6 +100,37 @@ class Probe:
     @property
     def n_samples(self) -> int:
         return len(self.samples)
+
+    @property
+    def passage(self) -> Passage:
+        """Runs single layers of the model."""
+        return self._passage
+
+    @property
+    def memory(self) -> int:
+        """Bytes of hidden states that are kept."""
+        return self._memory
+
+    @property
+    def remembered(self) -> Remembered:
+        """Answers of earlier probes of these samples."""
+        return self._remembered
+
+    def batches(self) -> Iterator[Batch]:
+        """Prompts with their answers, or running text, ready for the decoder; made anew at every call.
+
+        Raises:
+            CalibrationError: no samples, or one that has neither an answer nor text to be read on.
+        """
+        self._check_model()
+        return batches(self.loaded, self._questions(), self._batch_size, self._encode)
+
+    def same_as(self, other: Probe) -> bool:
+        """Whether it asks the same model about the same samples, in the same batches."""
+        mine, theirs = ((p.loaded, p._batch_size, p._memory) for p in (self, other))
+        same = mine[0] is theirs[0] and mine[1:] == theirs[1:] and self.n_samples == other.n_samples
+        alike = all(a is b for a, b in zip(self.samples, other.samples, strict=same))
+        return same and (alike or fingerprint(self.samples) == fingerprint(other.samples))
 
     @property
     def passes(self) -> float:
@@ -221,7 +265,7 @@ class Probe:
         order = sorted(new, key=starts.__getitem__)
         self._states.keep_only(base)
         with torch.inference_mode():
-            for batch in self._batches():
+            for batch in self.batches():
                 walk = self._states.walk(batch, base, [starts[index] for index in order])
                 for index in order:
                     start, left = starts[index], lefts[index]
@@ -264,7 +308,7 @@ class Probe:
         self._check_model()
         self._states.keep_only({})
         with torch.inference_mode():
-            for batch in self._batches():
+            for batch in self.batches():
                 dense = self._final(batch)
                 # What some families add between layers has its place counted anew when layers go.
                 skip = 0 if set(batch.inputs.extra) - {"position_ids", "attention_mask"} else start
@@ -308,6 +352,60 @@ class Probe:
         """Σ_w |w| over the weights of each layer, as `gradients` returns its sums. No sample is needed."""
         return weight_sums(self.loaded)
 
+    def couplings(self, layers: Sequence[int]) -> Couplings:
+        """Head groups and MLP channels of some layers (`prunebench.coupled`). No sample is needed.
+
+        Raises:
+            PlanError: a layer where they cannot be told apart, with the reason.
+        """
+        self._check_model()
+        return couplings(self.loaded, layers)
+
+    def group_importance(
+        self, importance: Importance, layers: Sequence[int], *, interleaved: bool = False
+    ) -> dict[int, dict[Width, np.ndarray]]:
+        """What each head group and each MLP channel of some layers weighs (`prunebench.probing.groups`), float64.
+
+        Of gradients, one forward and one backward pass of each sample; they are remembered as losses are. Weights and
+        ``requires_grad`` flags are as before afterwards. ``l1`` and ``l2`` look at no sample.
+
+        Args:
+            importance: which term is summed.
+            layers: original ids.
+            interleaved: add query heads up as LLM-Pruner's published code does.
+
+        Returns:
+            layer → ``heads`` → (key-value heads,), ``channels`` → (channels,).
+
+        Raises:
+            PlanError: a layer where groups cannot be told apart, with the reason.
+            CalibrationError: weights that are offloaded, quantised or (for gradients) in float16.
+        """
+        groups = self.couplings(layers)
+        if importance in ("l1", "l2"):
+            return grouped(weight_rows(self.loaded, groups, importance), groups, interleaved=interleaved)
+        together = SAMPLE_WISE if importance in SAMPLE_WISE else WHOLE
+        answer = self._gradient_rows(together, groups)
+        ends = np.cumsum([groups[layer][width].groups * member.width for layer, width, member in members_of(groups)])
+        rows = np.split(answer.values.reshape(len(together), -1)[together.index(importance)], ends[:-1])
+        return grouped(rows, groups, interleaved=interleaved)
+
+    def _gradient_rows(self, importances: Sequence[Importance], groups: Couplings) -> Answer:
+        """All rows of all `importances`, one after the other; computed once."""
+        key, known, asked = ("groups", *importances, *groups), self._remembered.answers, self._questions()
+        if key not in known:
+            answer = Answer(np.zeros(0))
+            size = 1 if importances == SAMPLE_WISE else self._batch_size
+            made = batches(self.loaded, asked, size, self._encode, for_gradients=True)
+            with self.counts.taken_by(answer):
+                rows = gradient_rows(self.loaded, groups, importances, made, self.n_samples, self.counts)
+            answer.values = np.concatenate([values for name in importances for values in rows[name]])
+            known[key] = answer
+        elif key not in self._charged:
+            self.counts.recall(known[key])
+        self._charged.add(key)
+        return known[key]
+
     def parameter_names(self, layer: int) -> tuple[str, ...]:
         """Names of a layer's parameters in the layer."""
         return tuple(name for name, _ in self.loaded.layers[layer].named_parameters())
@@ -320,9 +418,6 @@ class Probe:
                 raise CalibrationError("no calibration samples to ask about: give a dataset with at least one")
             self._asked = questions(self.loaded, self.samples)
         return self._asked
-
-    def _batches(self) -> Iterator[Batch]:
-        return batches(self.loaded, self._questions(), self._batch_size, self._encode)
 
     def _count(self, batch: Batch, layers: float) -> None:
         self.counts.add(layers, len(batch.rows), batch.inputs.n_tokens)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -15,14 +16,18 @@ class Answer:
     """What a question gave, and what it took.
 
     Attributes:
-        values: (samples,) float64.
-        layer_forwards, token_layers: as in `prunebench.probing.Counts`, with those for states that were not there yet.
+        values: (samples,) float64; of gradients, sums in an order of their own.
+        layer_forwards, token_layers, backward_passes: as in `prunebench.probing.Counts`, with those for states that
+            were not there yet.
+        peak_memory: bytes, as in `prunebench.plan.PlanCost`; None where it is not known.
         seconds: wall time.
     """
 
     values: np.ndarray
     layer_forwards: float = 0.0
     token_layers: float = 0.0
+    backward_passes: int = 0
+    peak_memory: int | None = None
     seconds: float = 0.0
 
 
@@ -38,6 +43,8 @@ class Remembered:
 
     answers: dict[Hashable, Answer] = field(default_factory=dict)
     parts: dict[Hashable, Remembered] = field(default_factory=dict)
+    scouts: list[Any] = field(default_factory=list)
+    """Looks at all layers that thinners have taken beforehand (`prunebench.layerwise.together`)."""
 
     def part(self, key: Hashable) -> Remembered:
         """Of some of the samples."""

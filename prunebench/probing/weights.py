@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from prunebench.probing.counts import Counts
     from prunebench.probing.questions import Batch
 
-__all__ = ["gradient_sums", "weight_sums"]
+__all__ = ["check_weights", "gradient_sums", "only_these_require", "weight_sums"]
 
 
 def weight_sums(loaded: LoadedModel) -> dict[str, np.ndarray]:
@@ -31,7 +31,7 @@ def weight_sums(loaded: LoadedModel) -> dict[str, np.ndarray]:
     """
     import torch
 
-    _check(loaded, gradients=False)
+    check_weights(loaded, gradients=False)
     with torch.no_grad():
         return _by_layer(loaded, {p: float(p.abs().sum(dtype=torch.float64)) for p in _parameters(loaded)})
 
@@ -46,10 +46,10 @@ def gradient_sums(loaded: LoadedModel, made: Iterable[Batch], n_samples: int, co
     """
     import torch
 
-    _check(loaded, gradients=True)
+    check_weights(loaded, gradients=True)
     parameters = list(_parameters(loaded))
     sums: list[Tensor | None] = [None] * len(parameters)
-    with _only_these_require(loaded.model, parameters), torch.enable_grad():
+    with only_these_require(loaded.model, parameters), torch.enable_grad():
         for batch in made:
             logits = loaded.adapter.forward(loaded, batch.inputs, logits_to_keep=batch.keep)
             losses = mean_by_row(*nll(logits, batch.targets), len(batch.rows))
@@ -84,7 +84,7 @@ def _by_layer(loaded: LoadedModel, values: dict[Any, float]) -> dict[str, np.nda
 
 
 @contextmanager
-def _only_these_require(model: nn.Module, parameters: list[nn.Parameter]) -> Iterator[None]:
+def only_these_require(model: nn.Module, parameters: list[nn.Parameter]) -> Iterator[None]:
     """Gradients for these parameters alone; flags as before afterwards."""
     flags = [(p, p.requires_grad) for p in model.parameters()]
     try:
@@ -98,7 +98,12 @@ def _only_these_require(model: nn.Module, parameters: list[nn.Parameter]) -> Ite
             p.requires_grad_(flag)
 
 
-def _check(loaded: LoadedModel, *, gradients: bool) -> None:
+def check_weights(loaded: LoadedModel, *, gradients: bool) -> None:
+    """Refuse weights that cannot be asked about.
+
+    Raises:
+        CalibrationError: they are offloaded, quantised, or of too small a range where `gradients` are wanted.
+    """
     import torch
 
     for p in _parameters(loaded):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from prunebench.recovery.spec import (
     NAMES,
     LayerReplacement,
+    Lora,
     Recovery,
     ReplaceMe,
     Tune,
@@ -20,6 +21,7 @@ from prunebench.recovery.spec import (
 __all__ = [
     "NAMES",
     "LayerReplacement",
+    "Lora",
     "Recovery",
     "ReplaceMe",
     "Tune",

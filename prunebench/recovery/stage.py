@@ -16,7 +16,7 @@ from prunebench.plan import Plan, PlanCost, Provenance, first_problem
 from prunebench.plan_parts import RecoveryCost
 from prunebench.recovery.checkpoint import Checkpoint
 from prunebench.recovery.material import Material, Recovered
-from prunebench.recovery.spec import LayerReplacement, Recovery, ReplaceMe
+from prunebench.recovery.spec import LayerReplacement, Lora, Recovery, ReplaceMe
 from prunebench.recovery.training import Progress
 
 if TYPE_CHECKING:
@@ -71,6 +71,8 @@ def recover(
         checkpoint = Checkpoint(Path(folder), training_key(plan, loaded, samples, recovery), warn)
     if isinstance(recovery, LayerReplacement):
         from prunebench.recovery.replace import replace_runs as method
+    elif isinstance(recovery, Lora):
+        from prunebench.recovery.lora import adapt_layers as method  # type: ignore[assignment]
     else:
         from prunebench.recovery.tune import tune_layers as method
     found = method(plan, material, recovery, checkpoint=checkpoint, progress=progress)  # type: ignore[arg-type]

@@ -1,8 +1,9 @@
 """The one training loop: AdamW under a budget of tokens, resumed bit for bit from where it was cut short.
 
-The order of samples follows from the seed and the epoch alone, models stay in evaluation mode (no dropout), and all
-that a step depends on is in the checkpoint. So a training that was interrupted ends with the bits of one that was not,
-wherever the kernels themselves are deterministic (they are on a CPU).
+The order of samples follows from the seed and the epoch alone, models stay in evaluation mode (what adapters drop of
+their inputs follows from the seed and the batch alone), and all that a step depends on is in the checkpoint. So a
+training that was interrupted ends with the bits of one that was not, wherever the kernels themselves are deterministic
+(they are on a CPU).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from prunebench.recovery.checkpoint import Checkpoint
-    from prunebench.recovery.spec import LayerReplacement, Tune
+    from prunebench.recovery.spec import LayerReplacement, Lora, Tune
 
 __all__ = ["Loss", "Progress", "State", "split_samples", "train"]
 
@@ -80,7 +82,7 @@ def split_samples(n: int, share: float, seed: int) -> tuple[list[int], list[int]
 
 def train(
     groups: Mapping[str, Mapping[str, nn.Parameter]],
-    recovery: LayerReplacement | Tune,
+    recovery: LayerReplacement | Tune | Lora,
     rows: Sequence[int],
     loss_of: Callable[[Sequence[int]], Loss],
     held_out: Callable[[], dict[str, float]],
@@ -124,7 +126,7 @@ class _Loop:
     def __init__(
         self,
         groups: Mapping[str, Mapping[str, nn.Parameter]],
-        recovery: LayerReplacement | Tune,
+        recovery: LayerReplacement | Tune | Lora,
         rows: Sequence[int],
         loss_of: Callable[[Sequence[int]], Loss],
         batch_size: int,
@@ -175,7 +177,7 @@ class _Loop:
         return min(1.0, state.samples / (self.recovery.epochs * len(self.rows)))
 
     def rate(self, share: float) -> float:
-        """Learning rate where `share` of the budget is used: a ramp, then a cosine down to the least rate."""
+        """Learning rate where `share` of the budget is used: a ramp, then a cosine or a line to the least rate."""
         recovery = self.recovery
         if share < recovery.warmup:
             return recovery.learning_rate * share / recovery.warmup
@@ -183,6 +185,8 @@ class _Loop:
         if getattr(recovery, "variant", "paper") == "released_code":  # a horizon in batches, stepped once per step
             along *= min(1.0, 2.0 / recovery.accumulate)
         low = min(recovery.min_learning_rate, recovery.learning_rate)
+        if getattr(recovery, "schedule", "cosine") == "linear":
+            return low + (recovery.learning_rate - low) * (1.0 - along)
         return low + 0.5 * (recovery.learning_rate - low) * (1.0 + math.cos(math.pi * along))
 
     # -- running -----------------------------------------------------------------------------------------------------
@@ -211,7 +215,8 @@ class _Loop:
         for parameter in self.work.values():
             parameter.grad = None
         for rows in self._batches(ahead):
-            loss = self.loss_of(rows)
+            with self._dice(ahead):
+                loss = self.loss_of(rows)
             if not math.isfinite(loss.value):
                 raise RecoveryError(
                     f"training diverged: the loss of step {ahead.step + 1} is not a finite number; lower the rate with "
@@ -248,6 +253,20 @@ class _Loop:
         ahead.seconds = self.state.seconds
         self.state = ahead
         self.whole = True
+
+    @contextmanager
+    def _dice(self, state: State) -> Iterator[None]:
+        """Random numbers of the batch at hand, whatever was drawn before; those of the process are left alone."""
+        import torch
+
+        if not getattr(self.recovery, "dropout", 0.0):
+            yield
+            return
+        devices = {p.device for p in self.work.values() if p.device.type != "cpu"}
+        kind = next(iter(devices)).type if devices else "cuda"
+        with torch.random.fork_rng(devices=sorted(device.index or 0 for device in devices), device_type=kind):
+            torch.manual_seed(int(np.random.default_rng([self.recovery.seed, 3, state.samples]).integers(1 << 62)))
+            yield
 
     def _batches(self, state: State) -> Iterator[list[int]]:
         """From where `state` stands on; each epoch in an order of its own."""

@@ -8,27 +8,29 @@ answer tokens given prompt and media.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from prunebench import surgery
+from prunebench.bits import unpack
 from prunebench.errors import RecoveryError
-from prunebench.ops import Fold, Op, SetWeights, tensor_names
+from prunebench.ops import Fold, Mask, Op, SetWeights, tensor_names
 from prunebench.plan import Plan
 from prunebench.probing.measures import mean_by_row, nll
 from prunebench.probing.questions import Question, batches, questions
 from prunebench.recovery.checkpoint import Checkpoint
 from prunebench.recovery.copies import all_names, trainable_copies
 from prunebench.recovery.material import Material, Recovered, check_weights, removed_runs
-from prunebench.recovery.spec import Tune
-from prunebench.recovery.training import Loss, Progress, split_samples, train
+from prunebench.recovery.spec import Lora, Tune
+from prunebench.recovery.training import Loss, Progress, State, split_samples, train
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from prunebench.adapter import LoadedModel
 
-__all__ = ["answer_losses", "layers_to_tune", "tune_layers"]
+__all__ = ["Trained", "answer_losses", "layers_to_tune", "recovered", "train_on_answers", "tune_layers"]
 
 
 def tune_layers(
@@ -39,25 +41,73 @@ def tune_layers(
     checkpoint: Checkpoint | None = None,
     progress: Progress | None = None,
 ) -> Recovered:
-    """Train the layers that `recovery` names, in the pruned model.
+    """Train the layers that `recovery` names, in the pruned model; what the plan makes zero stays zero.
 
     Raises:
         RecoveryError: a layer that cannot be trained, samples without answers, or training that diverges.
     """
-    import torch
-
     loaded = material.loaded
     layers = layers_to_tune(plan, loaded, recovery)
+    with surgery.pruned(loaded, plan):
+        modules = {str(layer): loaded.layers[plan.kept_layers.index(layer)] for layer in layers}
+        for layer, module in modules.items():
+            check_weights(module, f"layer {layer}", trained=True)
+        with trainable_copies(loaded.model, modules) as groups:
+            _keep_zeros(plan, groups)
+            done = train_on_answers(material, recovery, groups, checkpoint=checkpoint, progress=progress)
+        # Outside the copies again: a parameter that is tied within its layer shows by all of its names.
+        values = {int(layer): all_names(modules[layer], members) for layer, members in done.values.items()}
+    return recovered(plan, done, values, {"tuned_layers": list(layers)})
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Where a training on answers ended.
+
+    Attributes:
+        state: of the loop.
+        values: group → parameter name → value.
+        held_out: samples that were never trained on.
+    """
+
+    state: State
+    values: dict[str, dict[str, Tensor]]
+    held_out: int
+
+
+def train_on_answers(
+    material: Material,
+    recovery: Tune | Lora,
+    groups: Mapping[str, Mapping[str, nn.Parameter]],
+    *,
+    checkpoint: Checkpoint | None = None,
+    progress: Progress | None = None,
+    mode: Callable[[bool], object] = lambda training: None,
+) -> Trained:
+    """Train parameters of the model as it stands, by the mean loss of the answers' tokens.
+
+    Args:
+        material: model, samples, encoder.
+        recovery: rates, budget, seeds.
+        groups: group → name → parameter.
+        checkpoint, progress: as for `train`.
+        mode: told True before a batch that is trained on and False after it.
+    """
+    import torch
+
     trained, held = split_samples(len(material.samples), recovery.held_out, recovery.seed)
     size = material.batch_size(recovery.batch_size)
-
-    asked = questions(loaded, material.samples)
+    asked = questions(material.loaded, material.samples)
 
     def losses_of(rows: Sequence[int]) -> tuple[Tensor, int]:
         return answer_losses(material, [asked[row] for row in rows])
 
     def loss_of(rows: Sequence[int]) -> Loss:
-        losses, tokens = losses_of(rows)
+        mode(True)
+        try:
+            losses, tokens = losses_of(rows)
+        finally:
+            mode(False)
         total = losses.mean()
         return Loss(total, float(total.detach()), tokens)
 
@@ -68,34 +118,47 @@ def tune_layers(
                 found += losses_of(held[start : start + size])[0].tolist()
         return {"answer_loss": math.fsum(found) / len(found)} if found else {}
 
-    with surgery.pruned(loaded, plan):
-        modules = {str(layer): loaded.layers[plan.kept_layers.index(layer)] for layer in layers}
-        for layer, module in modules.items():
-            check_weights(module, f"layer {layer}", trained=True)
-        with trainable_copies(loaded.model, modules) as groups:
-            state, values = train(
-                groups,
-                recovery,
-                trained,
-                loss_of,
-                held_out,
-                batch_size=size,
-                checkpoint=checkpoint,
-                progress=progress,
-            )
-        # Outside the copies again: a parameter that is tied within its layer shows by all of its names.
-        values = {layer: all_names(modules[layer], members) for layer, members in values.items()}
-    ops, tensors = _outcome(plan, {int(layer): members for layer, members in values.items()})
+    state, values = train(
+        groups, recovery, trained, loss_of, held_out, batch_size=size, checkpoint=checkpoint, progress=progress
+    )
+    return Trained(state, values, len(held))
+
+
+def recovered(
+    plan: Plan, done: Trained, values: Mapping[int, Mapping[str, Tensor]], notes: dict[str, Any]
+) -> Recovered:
+    """What a training on answers came to.
+
+    Args:
+        plan: what went in.
+        done: where it ended.
+        values: layer → parameter → its new value.
+        notes: further facts for the plan's provenance.
+    """
+    state, held = done.state, done.held_out
+    ops, tensors = _outcome(plan, values)
     notes = {
-        "tuned_layers": list(layers),
-        "tuned_parameters": sum(value.numel() for members in values.values() for value in members.values()),
+        **notes,
+        "tuned_parameters": sum(value.numel() for members in done.values.values() for value in members.values()),
         "steps": state.step,
         "train_loss": state.loss,
-        "held_out_samples": len(held),
+        "held_out_samples": held,
         "held_out_before": state.before,
         "held_out_after": state.after,
     }
-    return Recovered(ops, tensors, notes, [], state.samples + 2 * len(held), state.samples, state.tokens, state.seconds)
+    return Recovered(ops, tensors, notes, [], state.samples + 2 * held, state.samples, state.tokens, state.seconds)
+
+
+def _keep_zeros(plan: Plan, groups: Mapping[str, Mapping[str, nn.Parameter]]) -> None:
+    """No gradient where the plan masks: what is zero and gets none stays zero, whatever the optimiser's decay."""
+    tensors = plan.need_tensors()
+    for op in plan.ops:
+        if isinstance(op, Mask) and str(op.layer) in groups:
+            for key in tensor_names(op, tensors):
+                parameter = groups[str(op.layer)][key.removeprefix(f"{op.tensors}.")]
+                keep = unpack(tensors[key], parameter.shape[-1]).to(parameter.device)
+                # What is not a number outside the mask would be one inside it: times zero is not enough.
+                parameter.register_hook(lambda grad, keep=keep: grad.masked_fill(~keep, 0.0))
 
 
 def answer_losses(material: Material, asked: Sequence[Question]) -> tuple[Tensor, int]:
@@ -137,7 +200,7 @@ def layers_to_tune(plan: Plan, loaded: LoadedModel, recovery: Tune) -> tuple[int
     return tuple(sorted(set(asked)))
 
 
-def _outcome(plan: Plan, values: dict[int, dict[str, Tensor]]) -> tuple[tuple[Op, ...], dict[str, Any]]:
+def _outcome(plan: Plan, values: Mapping[int, Mapping[str, Tensor]]) -> tuple[tuple[Op, ...], dict[str, Any]]:
     """The plan's operations and tensors with the trained values; what they make obsolete is left out."""
     tensors = dict(plan.need_tensors())
     ops: list[Op] = []

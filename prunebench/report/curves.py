@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from prunebench import jsonio
 from prunebench.comparison import Group, Row, group_records
 from prunebench.errors import MissingExtra, UsageError
+from prunebench.kinds import removes_layers
 from prunebench.report.facts import titles
 from prunebench.spread import Spread, spreads
 from prunebench.store import Record
@@ -41,7 +42,8 @@ def accuracy_curves(records: Iterable[Record], out_png: str | Path, highlight: s
     One line per strategy with 95 % intervals, with many strategies only those that come closest to the best row in
     colours; a strategy with several seeds is a band from its lowest to its highest
     draw around their mean. Straight lines show the dense model, chance and the most common answer. Incomplete and
-    failed records are left out, and so are kinds that remove no whole layers. Records that may not be compared stand
+    failed records are left out, and so are kinds that remove no whole layers: zeroed weights and smaller widths have no
+    place on an axis of layers, which the title then says. Records that may not be compared stand
     in rows of their own. The last panel is the spread between methods (`prunebench.spread`).
 
     Args:
@@ -278,6 +280,8 @@ def _title(groups: Sequence[Group]) -> str:
     if len(groups) > 1:
         return f"{len(groups)} groups of records that may not be compared with each other"
     group = groups[0]
+    others = sorted({section.kind for section in group.sections if not removes_layers(section.kind)})
+    apart = f"; not on this axis: {', '.join(others)}" if others else ""
     counts = sorted({result.n for result in group.reference.values()})
     each = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    return f"{group.model.name} on {group.records[0].cell.suite}, {each} questions per task"
+    return f"{group.model.name} on {group.records[0].cell.suite}, {each} questions per task{apart}"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
+
+from pydantic import BaseModel
 
 from prunebench.comparison import Group
 from prunebench.report.markdown import MISSING, code, figure, one_line, table
 from prunebench.store import Record
 
-__all__ = ["facts", "task_table", "titles"]
+__all__ = ["content_digest", "facts", "task_table", "titles"]
 
 
 def titles(groups: Sequence[Group]) -> list[str]:
@@ -25,6 +28,12 @@ def titles(groups: Sequence[Group]) -> list[str]:
         parts.append([f"{group.model.name} on {cell.suite}", data, how, *ids, questions, latency])
     shown = [i for i in range(len(parts[0])) if i < 2 or len({part[i] for part in parts}) > 1]
     return [", ".join(part[i] for i in shown if part[i]) for part in parts]
+
+
+def content_digest(*parts: Iterable[BaseModel]) -> str:
+    """Twelve hex digits that stand for the content of records, and of what is shown with them, in their order."""
+    lines = [one.model_dump_json() for part in parts for one in part]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
 
 
 def task_table(group: Group) -> str:

@@ -4,8 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
-__all__ = ["MISSING", "code", "figure", "layer_ranges", "one_line", "percent", "size", "spread", "table", "words"]
+from prunebench.errors import StoreError
+
+__all__ = [
+    "MISSING",
+    "code",
+    "figure",
+    "layer_ranges",
+    "one_line",
+    "percent",
+    "read_back",
+    "size",
+    "spread",
+    "table",
+    "words",
+]
 
 MISSING = "—"
 
@@ -106,3 +121,15 @@ def size(count: float | None) -> str:
             break
         value, unit = value / 1024, larger
     return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def read_back(path: str | Path) -> str:
+    """The text of a table that was written before, line ends and all.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+    try:
+        return Path(path).read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise StoreError(f"cannot read {path}: {error}; write it with --out") from error

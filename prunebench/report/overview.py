@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from prunebench.comparison import Group, Row
 from prunebench.findings import planted_precision
+from prunebench.kinds import removes_layers
 from prunebench.report.markdown import MISSING, code, figure, spread, table
 
 __all__ = ["overview_tables", "precision_tables", "scores_table"]
@@ -34,7 +35,7 @@ def precision_tables(group: Group) -> list[str]:
     def text(row: Row) -> str:
         return spread([value for record in row.shown if (value := planted_precision(record)) is not None], digits=2)
 
-    kinds = dict.fromkeys(section.kind for section in group.sections)
+    kinds = dict.fromkeys(section.kind for section in group.sections if removes_layers(section.kind))
     return [found for kind in kinds if (found := _budgets(group, text, kind, bold=False))]
 
 

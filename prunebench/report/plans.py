@@ -8,6 +8,8 @@ from typing import Literal
 
 import numpy as np
 
+from prunebench.kinds import share_words
+from prunebench.model_info import ModelInfo
 from prunebench.ops import ReplaceBlock
 from prunebench.plan import Plan
 from prunebench.side_by_side import Planned, SideBySide
@@ -27,23 +29,33 @@ VIEWS = {
 
 def describe(found: SideBySide, view: View = "standardised") -> str:
     """All of one budget: calibration, methods, scores, removed layers, and how far the methods agree."""
-    rows = found.planned
+    rows = found.of_layers
     parts = [f"{found.budget} of {found.model.name} ({found.model.n_layers} decoder layers)", _passes(found)]
     if failed := [row for row in found.rows if row.plan is None]:
         lines = [f"{row.label}: {row.reason.removeprefix(f'{row.strategy}: ')}" for row in failed]
         parts.append("\n".join(["not planned:", *(_wrapped(line, "  ") for line in lines)]))
+    if others := found.of_other_kinds:
+        lines = [_wrapped(_other(row, found.model), "  ") for row in others if row.plan is not None]
+        parts.append("\n".join(["no layer goes, ranked by kind and apart from those below:", *lines]))
     if not rows:
-        return "\n\n".join([*parts, "no strategy could be planned"]) + "\n"
+        none = [] if others else ["no strategy could be planned"]
+        return "\n\n".join([*parts, *none]) + "\n"
     parts.append(f"removed layers ({MARKS})\n{_map(rows)}")
     if any(row.scores is not None for row in rows):
         parts.append(f"{VIEWS[view]}; * removed, {UNKNOWN} no score\n{_scores(rows, view)}")
     if len(rows) > 1:
-        parts.append(f"Jaccard overlap of what is removed\n{triangle(rows, found.jaccard())}")
+        parts.append(f"Jaccard overlap of what is removed\n{triangle(rows, found.jaccard(rows))}")
     if sum(row.scores is not None for row in rows) > 1:
         for name, key in (("Kendall τ-b", "kendall"), ("Spearman ρ", "spearman")):
             note = f"{name} of the scores over all layers ({UNKNOWN}: no score, or the same for every layer)"
-            parts.append(f"{note}\n{triangle(rows, found.correlation(key))}")
+            parts.append(f"{note}\n{triangle(rows, found.correlation(key, rows))}")
     return "\n\n".join(parts) + "\n"
+
+
+def _other(row: Planned, model: ModelInfo) -> str:
+    """``wanda, kind weights: 50.0 % of ...``"""
+    assert row.plan is not None
+    return f"{row.label}, kind {row.plan.kind}: {share_words(row.plan, model)}"
 
 
 def score_columns(rows: Sequence[Planned], view: View) -> list[list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prunebench.comparison import Group, Row, Section
 from prunebench.findings import band_verdicts, best_rows, difference, planted_precision
+from prunebench.kinds import removes_layers
 from prunebench.report.markdown import MISSING, code, percent, spread, table, words
 from prunebench.report.tables import name
 from prunebench.spread import informed
@@ -50,6 +51,7 @@ def holes(group: Group) -> str:
     lost: dict[str, list[str]] = {}
     for section in group.sections:
         place = str(section.layers) if section.layers is not None else section.budget
+        place += "" if removes_layers(section.kind) else f", kind `{section.kind}`"
         for row in section.rows:
             if not row.records:
                 lost.setdefault(row.label, []).append(place)

@@ -14,6 +14,9 @@ import numpy as np
 
 from prunebench.budget import Budget
 from prunebench.errors import BudgetError, CalibrationError, PruneBenchError, first_line, typed_line
+from prunebench.kinds import is_pattern, is_thinned
+from prunebench.layerwise.linears import linear_modules
+from prunebench.layerwise.strategy import n_of_m
 from prunebench.plan import Plan
 from prunebench.strategy import PlanContext, Strategy
 from prunebench.surgery import pruned
@@ -101,9 +104,22 @@ class StrategyCase:
         return min(self.n_layers // 2, self.largest)
 
     @cached_property
+    def usual(self) -> Budget:
+        """A budget that the strategy can meet: half of the layers or as many as may go; of a pattern its own share."""
+        pattern = n_of_m(self.strategy.plan_kind)
+        if pattern is not None:
+            return Budget(value=1 - pattern[0] / pattern[1])
+        return Budget(value=self.some, unit="layers")
+
+    @cached_property
+    def little(self) -> Budget:
+        """The least that can be asked for: one layer's worth; of a pattern its own share."""
+        return self.usual if n_of_m(self.strategy.plan_kind) else Budget(value=1, unit="layers")
+
+    @cached_property
     def removes_nothing(self) -> bool:
         """True where the strategy declares in its plan that it answers every budget with sparsity 0."""
-        report = self.plan(self.some).budget
+        report = self.plan(self.usual).budget
         return report is not None and report.asked.value == 0
 
     def need_layers(self) -> None:
@@ -123,7 +139,7 @@ def model_untouched(case: StrategyCase) -> None:
     case.context(Budget(value=0.0))  # the one pass over the calibration samples is not the strategy's
     before = ModelState.of(case.bench.loaded)
     with suppress(BudgetError):  # its own protection may keep all of a small model
-        case.plan(1)
+        case.plan(case.little)
     if change := before.change(ModelState.of(case.bench.loaded)):
         case.bench.forget()
         raise Failed(f"plan() changed {change}: a strategy reads the trace and never touches the model")
@@ -132,7 +148,7 @@ def model_untouched(case: StrategyCase) -> None:
 @ON_MODEL
 def trace_untouched(case: StrategyCase) -> None:
     """plan() leaves the trace as it was: all strategies of a run share it."""
-    context = case.context(Budget(value=1, unit="layers"))
+    context = case.context(case.little)
     if context.trace is None:
         raise Skipped("the strategy reads no statistics")
     before = case.bench.trace(frozenset(case.strategy.requires()))
@@ -145,12 +161,12 @@ def trace_untouched(case: StrategyCase) -> None:
 @ON_MODEL
 def contract(case: StrategyCase) -> None:
     """The plan is for this model, in original layer ids, of the declared kind, and says who made it."""
-    plan, info = case.plan(case.some), case.bench.loaded.info
+    plan, info = case.plan(case.usual), case.bench.loaded.info
     made_for = (plan.target.model, plan.target.revision, plan.target.n_layers)
     if made_for != (info.name, info.revision, info.n_layers):
         raise Failed(f"the plan is for {made_for[0]} with {made_for[2]} layers, not {info.name}: use self.build_plan")
-    if plan.kind != case.strategy.kind:
-        raise Failed(f"the plan is of kind {plan.kind!r}, the strategy declares {case.strategy.kind!r}")
+    if plan.kind != case.strategy.plan_kind:
+        raise Failed(f"the plan is of kind {plan.kind!r}, the strategy declares {case.strategy.plan_kind!r}")
     if plan.provenance is None or plan.provenance.strategy != case.cls.name:
         raise Failed("the plan does not say which strategy made it: use self.build_plan")
     if plan.provenance.params != case.strategy.params():
@@ -220,7 +236,7 @@ def protected(case: StrategyCase) -> None:
 @ON_MODEL
 def scores(case: StrategyCase) -> None:
     """Every layer has a finite score, the kept ones too."""
-    plan = case.plan(case.some)
+    plan = case.plan(case.usual)
     if plan.scores is None:
         raise Skipped("the strategy selects without scores")
     for name, values in {"scores": plan.scores.values, **plan.scores.columns}.items():
@@ -235,7 +251,7 @@ def scores(case: StrategyCase) -> None:
 @ON_MODEL
 def json_round_trip(case: StrategyCase) -> None:
     """A plan written as JSON, with its tensors beside it, and read back is the same plan."""
-    plan = case.plan(case.some)
+    plan = case.plan(case.usual)
     try:
         with tempfile.TemporaryDirectory() as folder:
             plan.save(Path(folder, "plan.json"))
@@ -252,7 +268,7 @@ def determinism(case: StrategyCase) -> None:
     found = []
     for state in (1, 2, 3):
         with _global_seed(state):
-            found.append(case.plan(case.some, seed=5))
+            found.append(case.plan(case.usual, seed=5))
     for other in found[1:]:
         if other.digest != found[0].digest or other.scores != found[0].scores:
             raise Failed(
@@ -264,7 +280,7 @@ def determinism(case: StrategyCase) -> None:
 @ON_MODEL
 def seeds(case: StrategyCase) -> None:
     """A stochastic strategy differs between seeds; one that is not declared so does not."""
-    digests = {case.plan(case.some, seed=seed).digest for seed in range(SEEDS)}
+    digests = {case.plan(case.usual, seed=seed).digest for seed in range(SEEDS)}
     if case.cls.stochastic and len(digests) == 1 and 0 < case.some < case.n_layers:
         raise Failed(f"{SEEDS} seeds give one plan: use context.seed, or leave out `stochastic = True`")
     if not case.cls.stochastic and len(digests) > 1:
@@ -278,10 +294,56 @@ def runs(case: StrategyCase) -> None:
 
     loaded = case.bench.loaded
     inputs = case.bench.inputs()
-    for count in sorted({1, case.some, case.largest} & set(range(1, case.largest + 1))):
-        with pruned(loaded, case.plan(count)), torch.inference_mode():
+    if n_of_m(case.strategy.plan_kind):
+        budgets = [case.usual]
+    else:
+        counts = sorted({1, case.some, case.largest} & set(range(1, case.largest + 1)))
+        budgets = [Budget(value=count, unit="layers") for count in counts]
+    for each in budgets:
+        with pruned(loaded, case.plan(each)), torch.inference_mode():
             if not torch.isfinite(loaded.adapter.forward(loaded, inputs, logits_to_keep=1)).all():
-                raise Failed(f"without {count} layers the logits are not finite")
+                raise Failed(f"at {each} the logits are not finite")
+
+
+@ON_MODEL
+def zeros(case: StrategyCase) -> None:
+    """Thinning makes as many weights of linear modules zero as were asked for, more at more, and changes no other."""
+    kind = case.strategy.plan_kind
+    if not is_thinned(kind):
+        raise Skipped(f"the strategy removes {kind}, and makes no weights zero")
+    asked = [case.usual.value] if is_pattern(kind) else [0.25, 0.5, 0.75]
+    before = 0
+    for share in asked:
+        plan = case.plan(Budget(value=share))
+        if plan.removed_layers or plan.removed_sublayers:
+            raise Failed(f"layers {list(plan.removed_layers)} or parts of layers go: a plan of kind {kind} keeps all")
+        count = plan.budget.achieved.params_zeroed if plan.budget is not None else 0
+        _check_zeros(case, plan, share, count)
+        if count <= before:
+            raise Failed(f"at sparsity {share} {count} weights become zero, and {before} at a smaller one")
+        before = count
+
+
+def _check_zeros(case: StrategyCase, plan: Plan, share: float, count: int) -> None:
+    """The number that a plan states is met in the model, and comes to what was asked for."""
+    layers = case.bench.loaded.layers
+    linear = [{f"{name}.weight": module.weight for name, module in linear_modules(layer).items()} for layer in layers]
+    total = sum(weight.numel() for found in linear for weight in found.values())
+    # Whole numbers of weights in each row may lie off by one each.
+    slack = 0.01 * total + sum(len(weight) for found in linear for weight in found.values())
+    if abs(count - share * total) > slack:
+        raise Failed(f"sparsity {share} of {total} weights is {share * total:.0f}, the plan makes {count} zero")
+    old = [dict(layer.named_parameters()) for layer in layers]
+    already = sum(int((weight == 0).sum()) for found in linear for weight in found.values())
+    with pruned(case.bench.loaded, plan):
+        new = [dict(layer.named_parameters()) for layer in case.bench.loaded.layers]
+        found = sum(int((mine[name] == 0).sum()) for mine, names in zip(new, linear, strict=True) for name in names)
+    if not count <= found <= count + already:
+        raise Failed(f"the plan says that {count} weights become zero, in the model there are {found}")
+    for number, (mine, theirs, names) in enumerate(zip(old, new, linear, strict=True)):
+        for name in mine:
+            if name not in names and theirs.get(name) is not mine[name]:
+                raise Failed(f"{name} of layer {number} changes, which is no weight of a linear module")
 
 
 @contextmanager

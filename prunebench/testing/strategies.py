@@ -8,13 +8,15 @@ from typing import Any
 
 from prunebench import jsonio
 from prunebench.errors import UnknownName, UsageError, typed_line
+from prunebench.kinds import is_pattern
 from prunebench.strategy import strategy_params
 from prunebench.testing.plans import StrategyCase
 from prunebench.testing.report import Checklist, Failed
 
 __all__ = ["KINDS", "OF_CLASS"]
 
-KINDS = ("layers", "sublayers", "width", "weights", "2:4")
+KINDS = ("layers", "sublayers", "width", "weights")
+"""Beside these, patterns N:M such as 2:4."""
 
 OF_CLASS = Checklist()
 
@@ -36,8 +38,9 @@ def declaration(case: StrategyCase) -> None:
     for name in (getattr(cls, "name", None), *cls.aliases):
         if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][\w-]*", name):
             raise Failed(f"{name!r} is no name that can be typed: use letters, digits, _ and -")
-    if cls.kind not in KINDS:
-        raise Failed(f"kind is {cls.kind!r}: it has to be one of {', '.join(KINDS)}")
+    for kind in (cls.kind, case.strategy.plan_kind):
+        if kind not in KINDS and not is_pattern(kind):
+            raise Failed(f"kind is {kind!r}: it has to be one of {', '.join(KINDS)}, or a pattern such as 2:4")
     if not isinstance(cls.paper, str):
         raise Failed(f"paper is {cls.paper!r}: give a link as text")
     for flag in ("stochastic", "control"):

@@ -9,9 +9,9 @@ from prunebench_baselines.blockpruner import BlockPruner
 from prunebench_baselines.finercut import FinerCut
 from prunebench_baselines.laco import LaCo, Slot, collapse
 from prunebench_baselines.laco import _Search as Search
-from prunebench_baselines.magnitude import Magnitude
 from prunebench_baselines.mka import MKA, diffusion_map, npib
 from prunebench_baselines.oracle_loo import LeaveOneOut
+from prunebench_baselines.shortened_magnitude import ShortenedMagnitude
 from prunebench_baselines.shortened_ppl import ShortenedPPL
 from prunebench_baselines.shortened_taylor import ShortenedTaylor
 from prunebench_baselines.sleb import SLEB
@@ -25,7 +25,7 @@ from prunebench.probing.measures import mean_by_row, nll
 from prunebench.testing.tiny import TinyLlama, TinyText
 
 SAMPLES = TinyText().samples("calibration", 4)
-LOSS_DRIVEN = (ShortenedPPL, SLEB, LeaveOneOut, ShortenedTaylor, Magnitude, BlockPruner, FinerCut, LaCo, MKA)
+LOSS_DRIVEN = (ShortenedPPL, SLEB, LeaveOneOut, ShortenedTaylor, ShortenedMagnitude, BlockPruner, FinerCut, LaCo, MKA)
 
 
 class Deep(TinyLlama):
@@ -64,7 +64,7 @@ def naive_loss(loaded, ops, samples=SAMPLES):
     probe = Probe(loaded, samples)
     with torch.inference_mode(), pruned(loaded, Plan.of(loaded.info, ops)):
         found = []
-        for batch in probe._batches():
+        for batch in probe.batches():
             logits = loaded.adapter.forward(loaded, batch.inputs, logits_to_keep=batch.keep)
             found.append(mean_by_row(*nll(logits, batch.targets), len(batch.rows)).numpy())
     return float(np.concatenate(found).mean())  # answers of equally many tokens: samples and tokens weigh alike
@@ -158,7 +158,7 @@ def test_taylor_and_magnitude_take_the_layers_with_the_least_weight():
     loaded = TinyLlama().load()
     for parameter in loaded.layers[3].parameters():
         parameter.data.mul_(1e-3)
-    for method in (ShortenedTaylor(samples=4, protect_first=1, protect_last=1), Magnitude()):
+    for method in (ShortenedTaylor(samples=4, protect_first=1, protect_last=1), ShortenedMagnitude()):
         assert method.plan(context(loaded, 1)).removed_layers == (3,)
     values = np.array(ShortenedTaylor(samples=4, protect_first=1, protect_last=1).score(context(loaded, 1)))
     np.testing.assert_allclose(values, -Probe(loaded, SAMPLES).gradients()["layer"], rtol=1e-6)

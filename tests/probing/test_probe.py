@@ -280,7 +280,7 @@ def test_changes_of_the_output(llama):
         found = probe.changes([(), 1, (4, "attention")], metric=metric)
         np.testing.assert_allclose(found[0], 0.0, atol=1e-6)
         assert (found[1:] > 1e-5).all()
-    batch = next(probe._batches())
+    batch = next(probe.batches())
     with torch.inference_mode():
         before = dense.logits(batch.inputs, batch.keep).double().log_softmax(-1)
         left = {1: frozenset({"attention", "mlp"})}
@@ -313,7 +313,7 @@ def test_similarity_of_a_merged_model(llama):
 def test_similarity_of_a_model_without_layers(llama, layers):
     probe = Probe(llama, SAMPLES[:2])
     found = probe.similarity(Plan.drop(llama.info, layers))
-    batch, states = next(probe._batches()), []
+    batch, states = next(probe.batches()), []
     handle = llama.decoder.norm.register_forward_hook(lambda _m, _a, output: states.append(output.double()))
     try:
         with torch.inference_mode():

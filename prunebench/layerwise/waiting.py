@@ -1,0 +1,79 @@
+"""Plans of a run's layerwise methods: made together when the first one is asked for, kept until their cells come up."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from prunebench import jsonio
+from prunebench.layerwise.strategy import LayerwiseStrategy
+from prunebench.plan import Plan
+from prunebench.plan_context import PlanContext
+
+if TYPE_CHECKING:
+    from prunebench.grid import Job
+
+__all__ = ["Waiting"]
+
+
+class Waiting:
+    """Layerwise plans that are wanted, and those that are made and not called for yet.
+
+    Cells that differ in nothing that a plan depends on (in their recovery, say) get one plan; it is freed when the last
+    of them has it.
+    """
+
+    def __init__(self) -> None:
+        self._jobs: dict[str, Job] = {}
+        self._left: Counter[str] = Counter()
+        self._made: dict[str, tuple[Plan | BaseException, PlanContext]] = {}
+
+    def expect(self, jobs: Iterable[Job]) -> None:
+        """Jobs that `take` will be called for; those of other methods are left out."""
+        for job in jobs:
+            if isinstance(job.strategy, LayerwiseStrategy):
+                self._jobs.setdefault(_key(job), job)
+                self._left[_key(job)] += 1
+
+    def has(self, job: Job) -> bool:
+        """Whether the plan of a job is made."""
+        return _key(job) in self._made
+
+    def take(
+        self,
+        job: Job,
+        context_of: Callable[[Job], PlanContext],
+        progress: Callable[[int, int], None] | None = None,
+    ) -> tuple[Plan, PlanContext]:
+        """The plan of a job, and a context of its own; with it all plans that are expected are made.
+
+        Raises:
+            Exception: whatever kept this plan from being made; the others are none the worse for it.
+        """
+        from prunebench.layerwise.together import plan_together
+
+        key = _key(job)
+        if key not in self._made:
+            self._jobs.setdefault(key, job)
+            todo = {name: each for name, each in self._jobs.items() if name not in self._made}
+            contexts = {name: context_of(each) for name, each in todo.items()}
+            pairs = [(each.strategy, contexts[name]) for name, each in todo.items()]
+            for (name, context), plan in zip(contexts.items(), plan_together(pairs, progress), strict=True):
+                self._made[name] = (plan, context)
+        plan, context = self._made[key]
+        self._left[key] -= 1
+        if self._left[key] <= 0:
+            for kept in (self._made, self._jobs, self._left):
+                del kept[key]
+        if isinstance(plan, BaseException):
+            raise plan
+        own = {"warnings": list(context.warnings), "notes": dict(context.notes), "artefacts": dict(context.artefacts)}
+        return plan, replace(context, **own)
+
+
+def _key(job: Job) -> str:
+    """All that the plan depends on within a run."""
+    cell, strategy = job.cell, job.strategy
+    return jsonio.canonical([strategy.name, strategy.params(), cell.budget.model_dump(mode="json"), cell.seed])
