@@ -67,7 +67,8 @@ testbed-leaderboard: $(STAMP)
 	$(TESTBED_THIN) $(THIN_BUDGETS) $(THIN:%=--strategy %) > /dev/null || test $$? = 1
 	$(call each_variant,$(TESTBED_THIN) $(THIN_BUDGETS),$(TESTBED_THIN_VARIANTS))
 	$(call each_variant,$(TESTBED_THIN) --sparsity 0.5,$(NM_VARIANTS))
-	$(TESTBED_THIN) $(THIN_BUDGETS) --strategy llm_pruner --recover lora --recover-tokens 40000 > /dev/null || test $$? = 1
+	$(TESTBED_THIN) $(THIN_BUDGETS) --strategy llm_pruner --recover lora -P recover.accumulate=1 \
+		--recover-tokens 40000 > /dev/null || test $$? = 1
 	$(BIN)/prunebench leaderboard leaderboards/testbed --title "Testbed" --highlight topo \
 		--out leaderboards/testbed.md --plot leaderboards/testbed.png
 	$(BIN)/prunebench leaderboard leaderboards/testbed --title "Testbed at equal bytes" --match bytes \
@@ -96,14 +97,12 @@ SMOLLM2_VARIANTS = "oracle_loo samples=16" "sleb samples=4" "blockpruner samples
 	"bi select=contiguous" "bi select=triplet" "bi select=spaced" "bi select=greedy" \
 	"topo k=5" "topo k=30" "topo alpha=0" "topo alpha=2" "topo metric=cosine" "topo points=mean" "topo p=0" \
 	"topo mode=births" "topo zigzag=false" "topo points=aggregator"
-# 32 windows are 16,384 tokens, more than ten for each of the 1,536 columns of the widest Hessian.
 SMOLLM2_THIN = $(BIN)/prunebench run --model smollm2 --no-latency --threads 1 --batch-size 8 --out leaderboards/smollm2
-SMOLLM2_SAMPLES = -P wanda.samples=32 -P sparsegpt.samples=32 -P owl.samples=32 -P tamp.samples=32
-SMOLLM2_NM = "magnitude pattern=2:4" "wanda pattern=2:4 samples=32" "sparsegpt pattern=2:4 samples=32"
+SMOLLM2_NM = "magnitude pattern=2:4" "wanda pattern=2:4" "sparsegpt pattern=2:4"
 smollm2-leaderboard: smollm2
 	$(SMOLLM2_RUN) $(SMOLLM2_METHODS:%=--strategy %) --controls > /dev/null || test $$? = 1
 	$(call each_variant,$(SMOLLM2_RUN),$(SMOLLM2_VARIANTS))
-	$(SMOLLM2_THIN) $(THIN_BUDGETS) $(THIN:%=--strategy %) $(SMOLLM2_SAMPLES) > /dev/null || test $$? = 1
+	$(SMOLLM2_THIN) $(THIN_BUDGETS) $(THIN:%=--strategy %) > /dev/null || test $$? = 1
 	$(call each_variant,$(SMOLLM2_THIN) --sparsity 0.5,$(SMOLLM2_NM))
 	$(BIN)/prunebench leaderboard leaderboards/smollm2 --title "SmolLM2-135M-Instruct" --highlight topo \
 		--out leaderboards/smollm2.md --plot leaderboards/smollm2.png
@@ -120,6 +119,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/zigzag.py
 	$(BIN)/python benchmarks/loading.py
 	$(BIN)/python benchmarks/calibration_cost.py
+	$(BIN)/python benchmarks/layerwise_sweep.py
 
 # The user-named zigzag library: an optional engine and the tests' oracle. Builds from source (some minutes).
 dionysus: $(STAMP)

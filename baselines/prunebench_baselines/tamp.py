@@ -114,8 +114,8 @@ class _TAMPThinner(Thinner):
     needs: frozenset[Need] = frozenset({"squares"})
 
     def thin(self, layer: LayerView) -> Mapping[str, Thinned]:
-        scores = wanda_scores(layer)
-        return keep_others({name: lowest_of_rows(s, self.zeros[layer.number, name]) for name, s in scores.items()})
+        count = {name: self.zeros[layer.number, name] for name in layer.linears}
+        return keep_others({name: lowest_of_rows(scores, count[name]) for name, scores in wanda_scores(layer)})
 
 
 @dataclass

@@ -34,9 +34,10 @@ _OPTIONS = [
         "--recover",
         multiple=True,
         metavar="NAME",
-        help="After pruning: none, replaceme (closed form), layer, layer:ffn, layer:linear or tune; may be repeated.",
+        help="After pruning: none, replaceme (closed form), layer, layer:ffn, layer:linear, tune or lora (needs peft); "
+        "may be repeated.",
     ),
-    click.option("--recover-tokens", type=int, metavar="N", help="Token budget of the training (default: one epoch)."),
+    click.option("--recover-tokens", type=int, metavar="N", help="Token budget of training (default: whole epochs)."),
     click.option("--seed", type=int, metavar="N", help="First seed of stochastic strategies (default 0)."),
     click.option("--device", metavar="NAME", help="auto, cpu, cuda:0 (default auto)."),
     click.option("--dtype", metavar="NAME", help="float32, bfloat16 or float16 (default float32)."),

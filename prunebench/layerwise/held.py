@@ -41,12 +41,17 @@ class Material:
         batches: in order.
         device: of the model.
         room: what they may take there.
+
+    Attributes:
+        nbytes, state_bytes: of all batches, and of one hidden state for each.
+        samples, tokens: in all, without padding.
+        seconds: wall time that making them took.
     """
 
     def __init__(self, batches: Sequence[Batch], device: torch.device, room: Room) -> None:
         from dataclasses import replace
 
-        self.device, self.room = device, room
+        self.device, self.room, self.seconds = device, room, 0.0
         self.batches = [b if room.take(nbytes(b.inputs)) else replace(b, inputs=b.inputs.to("cpu")) for b in batches]
         self.nbytes = sum(nbytes(b.inputs) for b in batches)
         self.state_bytes = sum(nbytes(b.inputs.embeds) for b in batches)

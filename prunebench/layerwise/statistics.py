@@ -186,10 +186,11 @@ class Collector:
         """(N,) 1 / T of the sample that each row is of."""
         import torch
 
-        lengths = torch.tensor(self._lengths, dtype=torch.float64, device=rows.device)
-        if len(rows) == sum(self._lengths):
-            return (1.0 / lengths).repeat_interleave(lengths.long())
-        return (1.0 / lengths[:1]).expand(len(rows))  # no padding: all are of one length
+        lengths = torch.tensor(self._lengths, device=rows.device)
+        tokens = (1.0 / lengths.double()).repeat_interleave(lengths)
+        if len(rows) % len(tokens):  # some of the tokens, without padding: all samples are of one length
+            return tokens[:1].expand(len(rows))
+        return tokens.repeat_interleave(len(rows) // len(tokens))
 
     # -- watched -----------------------------------------------------------------------------------------------------
 

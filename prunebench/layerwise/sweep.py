@@ -83,6 +83,9 @@ class _Sweep:
         linears = linear_modules(self.loaded.layers[number])
         for stream in list(self.streams):
             self._stream(stream, number, linears)
+        for stream in self.streams:
+            if number == self.last or not stream.live:
+                stream.states.clear()
         self.streams = [stream for stream in self.streams if stream.live]
         for walker in self.blind:
             self._thin(walker, number, linears, None)
@@ -106,8 +109,6 @@ class _Sweep:
         del collector
         if number < self.last:
             self._go_on(stream, number, done, ahead if stay else None)
-        else:
-            stream.states.clear()
 
     def _collect(self, stream: _Stream, number: int, collector: Collector, ahead: Held | None) -> None:
         """The layer as it is, seen by the collector; what comes out of it goes to `ahead`, where that is wanted."""

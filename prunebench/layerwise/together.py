@@ -6,6 +6,7 @@ the time of what plans shared.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -36,7 +37,13 @@ class _Asked:
     scout: Thinner | None = None  # as it was made: what it is known by
     scouted: Walker | None = None
     walker: Walker | None = None
+    seconds: float = 0.0  # of what it does beside walking
     found: Plan | BaseException | None = None
+
+    @property
+    def walkers(self) -> list[Walker]:
+        """Its own, and that of its scout."""
+        return [walker for walker in (self.walker, self.scouted) if walker is not None]
 
 
 def plan_together(
@@ -50,7 +57,7 @@ def plan_together(
     """
     asked = [_Asked(strategy, context) for strategy, context in pairs]
     for each in asked:
-        each.found = _caught(_begin, each)
+        each.found = _own(each, _begin)
     groups: list[list[_Asked]] = []
     for each in asked:
         if each.found is None:
@@ -91,8 +98,10 @@ def _plan_group(group: list[_Asked], steps: _Steps) -> None:
         if not made:
             import torch
 
+            started = time.perf_counter()
             with torch.inference_mode():
                 made.append(Material(list(probe.batches()), probe.loaded.device, Room(probe.memory)))
+            made[0].seconds = time.perf_counter() - started
         return made[0]
 
     def walk(walkers: list[Walker]) -> None:
@@ -120,7 +129,7 @@ def _plan_group(group: list[_Asked], steps: _Steps) -> None:
         walk(scouts)
     _remember(group)
     for each in group:
-        each.found = each.found or _caught(_make_thinner, each)
+        each.found = each.found or _own(each, _make_thinner)
     ready = [each for each in group if each.walker is not None]
     parts = _that_fit([each.walker for each in ready if each.walker is not None], probe, material)
     steps.expect(probe.n_layers * len(parts))
@@ -128,7 +137,9 @@ def _plan_group(group: list[_Asked], steps: _Steps) -> None:
         walk(part)
     others = not_linear(probe.loaded.layers) if ready else ""
     for each in ready:
-        each.found = _caught(_finish, each, others)
+        each.found = _own(each, _finish, others)
+        if isinstance(each.found, Plan):
+            each.found = _with_cost(each, each.found, made[0].seconds if made else 0.0)
 
 
 def _scouts(group: list[_Asked]) -> list[Walker]:
@@ -137,7 +148,7 @@ def _scouts(group: list[_Asked]) -> list[Walker]:
 
     new: list[tuple[Thinner, Walker]] = []
     for each in group:
-        each.found = _caught(_make_scout, each)
+        each.found = _own(each, _make_scout)
         if each.scout is None:
             continue
         known = [*each.probe.remembered.scouts, *new]
@@ -205,11 +216,10 @@ def _that_fit(walkers: list[Walker], probe: Probe, material: Callable[[], Materi
 
 
 def _finish(each: _Asked, others: str) -> Plan:
-    """The plan, with what it took."""
+    """The plan as far as its walker came."""
     walker, context, strategy = each.walker, each.context, each.strategy
     assert walker is not None
-    took = [walker, *([each.scouted] if each.scouted is not None else [])]
-    for part in took:
+    for part in each.walkers:
         each.probe.counts.layer_forwards += part.layer_forwards
         each.probe.counts.token_layers += part.token_layers
     if walker.error is not None:
@@ -220,10 +230,16 @@ def _finish(each: _Asked, others: str) -> Plan:
         more = f" and {len(unseen) - 3} more" if len(unseen) > 3 else ""
         context.warnings.append(f"{strategy.name}: no calibration token went through {', '.join(unseen[:3])}{more}")
     context.notes["layer_sparsity"] = [None if share != share else round(share, 6) for share in walker.shares]
-    if walker.reads_inputs:
+    if any(part.reads_inputs for part in each.walkers):
         context.notes["calibration_samples"] = each.probe.n_samples
-    plan = strategy.build_plan(context, ops=walker.ops, tensors=walker.tensors)
-    cost = {"search_seconds": sum(part.seconds for part in took), "peak_memory": max(part.peak for part in took)}
+    return strategy.build_plan(context, ops=walker.ops, tensors=walker.tensors)
+
+
+def _with_cost(each: _Asked, plan: Plan, encoding: float) -> Plan:
+    """The plan with its own time and all of what it shared, and the bytes that it held."""
+    seconds = each.seconds + sum(part.seconds for part in each.walkers)
+    seconds += encoding if any(part.reads_inputs for part in each.walkers) else 0.0
+    cost = {"search_seconds": seconds, "peak_memory": max(part.peak for part in each.walkers)}
     return plan.model_copy(update={"cost": plan.cost.model_copy(update=cost)})
 
 
@@ -240,6 +256,14 @@ class _Steps:
         self._done += 1
         if self._tell is not None:
             self._tell(self._done, self._whole)
+
+
+def _own(each: _Asked, function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function makes of a plan on its way, or what it raises; on that plan's time."""
+    started = time.perf_counter()
+    found = _caught(function, each, *arguments)
+    each.seconds += time.perf_counter() - started
+    return found
 
 
 def _caught(function: Callable[..., Any], *arguments: Any) -> Any:

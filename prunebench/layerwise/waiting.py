@@ -28,7 +28,7 @@ class Waiting:
     def __init__(self) -> None:
         self._jobs: dict[str, Job] = {}
         self._left: Counter[str] = Counter()
-        self._made: dict[str, tuple[Plan | BaseException, PlanContext]] = {}
+        self._made: dict[str, tuple[Plan | BaseException, PlanContext | None]] = {}
 
     def expect(self, jobs: Iterable[Job]) -> None:
         """Jobs that `take` will be called for; those of other methods are left out."""
@@ -58,17 +58,23 @@ class Waiting:
         if key not in self._made:
             self._jobs.setdefault(key, job)
             todo = {name: each for name, each in self._jobs.items() if name not in self._made}
-            contexts = {name: context_of(each) for name, each in todo.items()}
-            pairs = [(each.strategy, contexts[name]) for name, each in todo.items()]
-            for (name, context), plan in zip(contexts.items(), plan_together(pairs, progress), strict=True):
-                self._made[name] = (plan, context)
+            failed, contexts = {}, {}
+            for name, each in todo.items():
+                try:
+                    contexts[name] = context_of(each)
+                except (Exception, SystemExit) as error:
+                    failed[name] = (error, None)
+            pairs = [(todo[name].strategy, context) for name, context in contexts.items()]
+            plans = plan_together(pairs, progress) if pairs else []
+            self._made |= failed
+            self._made |= dict(zip(contexts, zip(plans, contexts.values(), strict=True), strict=True))
         plan, context = self._made[key]
         self._left[key] -= 1
         if self._left[key] <= 0:
             for kept in (self._made, self._jobs, self._left):
                 del kept[key]
-        if isinstance(plan, BaseException):
-            raise plan
+        if isinstance(plan, BaseException) or context is None:
+            raise plan  # type: ignore[misc]
         own = {"warnings": list(context.warnings), "notes": dict(context.notes), "artefacts": dict(context.artefacts)}
         return plan, replace(context, **own)
 

@@ -55,10 +55,12 @@ def strategy_checks(
     """
     from prunebench.testing.plans import ON_MODEL, StrategyCase
     from prunebench.testing.strategies import OF_CLASS
+    from prunebench.testing.thinning import ON_THINNED
 
     found = OF_CLASS.bind(StrategyCase(cls, params=params))
     for bench in tiny_benches() if benches is None else benches:
-        found += ON_MODEL.bind(StrategyCase(cls, bench, params), on=bench.name)
+        case = StrategyCase(cls, bench, params)
+        found += [*ON_MODEL.bind(case, on=bench.name), *ON_THINNED.bind(case, on=bench.name)]
     return found
 
 

@@ -181,6 +181,15 @@ def test_states_beyond_the_bound_go_to_cpu_memory(llama):
     assert torch.equal(small.batch(1).inputs.embeds, batches[1].inputs.embeds)
 
 
+def test_a_walk_gives_back_all_room(llama):
+    probe = Probe(llama, SAMPLES, batch_size=4)
+    with torch.inference_mode():
+        material = Material(list(probe.batches()), llama.device, Room(1 << 30))
+    for thinners in ([RowWise(0.5), RowWise(0.5, sequential=False)], [Breaking(ValueError(), 3), Updating(0.5)]):
+        sweep(probe, material, [Walker(thinner) for thinner in thinners])
+        assert material.room.used == material.nbytes
+
+
 # -- what goes wrong ---------------------------------------------------------------------------------------------------
 
 

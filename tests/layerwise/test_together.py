@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -344,6 +345,31 @@ def test_waiting_plans_are_made_in_one_go_and_freed_when_they_are_taken(llama, m
     assert not (waiting._made or waiting._jobs or waiting._left) and groups == [4]
     waiting.take(job(Blind(), 0.75), context_of)  # nobody announced it
     assert groups == [4, 1] and not waiting._made
+
+
+def test_a_context_that_cannot_be_made_fails_its_own_cell(llama):
+    waiting, jobs = Waiting(), [job(Smallest()), job(Blind())]
+    waiting.expect(jobs)
+
+    def context_of(each):
+        if each is jobs[0]:
+            raise CalibrationError("no such statistic")
+        return context_for(llama, SAMPLES)
+
+    assert waiting.take(jobs[1], context_of)[0].kind == "weights"
+    with pytest.raises(CalibrationError, match="no such statistic"):
+        waiting.take(jobs[0], context_of)
+
+
+def test_encoding_is_on_the_time_of_all_that_read_inputs(llama):
+    def slow(samples):
+        time.sleep(0.1)
+        return llama.encode(samples)
+
+    strategies = [Smallest(), Smallest(sequential=False), Blind()]
+    plans = planned(*((s, context_for(llama, SAMPLES, encode=slow, batch_size=6)) for s in strategies))
+    assert [plan.cost.search_seconds > 0.1 for plan in plans[:2]] == [True, True]
+    assert plans[2].cost.search_seconds < min(plan.cost.search_seconds for plan in plans[:2])
 
 
 def test_an_interrupt_leaves_all_plans_to_be_made(llama, monkeypatch):
