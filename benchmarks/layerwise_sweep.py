@@ -3,7 +3,8 @@
     python benchmarks/layerwise_sweep.py --samples 64 --record benchmarks/records/layerwise_sweep.json
 
 The plans are those of a table on the shipped model: each method at each sparsity. Both ways give the same plans, bit
-for bit, or there is no figure. A bare pass of the dense model over the same samples, prompt and answer, stands beside them.
+for bit, or there is no figure. A bare pass of the dense model over the same samples, prompt and
+answer, stands beside them.
 """
 
 from __future__ import annotations

@@ -55,12 +55,13 @@ def strategy_checks(
     """
     from prunebench.testing.plans import ON_MODEL, StrategyCase
     from prunebench.testing.strategies import OF_CLASS
-    from prunebench.testing.thinning import ON_THINNED
+    from prunebench.testing.thinning import ON_THINNED, thins
 
     found = OF_CLASS.bind(StrategyCase(cls, params=params))
     for bench in tiny_benches() if benches is None else benches:
         case = StrategyCase(cls, bench, params)
-        found += [*ON_MODEL.bind(case, on=bench.name), *ON_THINNED.bind(case, on=bench.name)]
+        found += ON_MODEL.bind(case, on=bench.name)
+        found += ON_THINNED.bind(case, on=bench.name) if thins(case) else []
     return found
 
 
