@@ -10,7 +10,7 @@ from prunebench_models.hf.adapter import TransformersModel
 from prunebench_models.hf.families import ALIASES
 from torch import nn
 
-from prunebench import LoadedModel
+from prunebench import LoadedModel, pruned
 from prunebench.calibration.samples import Sample
 from prunebench.errors import CalibrationError
 from prunebench.layerwise import Thinner
@@ -18,7 +18,7 @@ from prunebench.measure.cost import describe
 from prunebench.probing import Probe
 from prunebench.probing.questions import Batch
 from prunebench.testing.tiny import TinyGemma, TinyLlama, TinyMedia
-from tests.layerwise.walks import Recorder, alone, rows_by_hand, sums_by_hand, walked
+from tests.layerwise.walks import Recorder, RowWise, alone, plan_below, rows_by_hand, sums_by_hand, walked
 from tests.models.family_configs import BY_NAME
 
 SAMPLES = TinyMedia().samples("calibration", 6)
@@ -110,12 +110,22 @@ def as_batch(inputs):
     return Batch(0, rows, inputs, torch.full((len(rows), 1), -100))
 
 
-@pytest.mark.parametrize("name", ["Qwen2.5VL", "Qwen3VL", "Mistral3", "InternVL"])
-def test_families_with_positions_of_several_axes_and_additions_between_layers(name):
+@pytest.mark.parametrize("name", BY_NAME)
+def test_families(name):
+    """Positions on several axes, additions between layers, windows, cross attention: as in the family's own pass."""
     loaded, inputs = build(name)
+    ids = torch.tensor([[11, 12, 2]])
+    with torch.inference_mode():
+        inputs = loaded.adapter.append_tokens(loaded, inputs, ids, torch.ones_like(ids))
     recorder = Recorder()
-    walked(Probe(loaded, SAMPLES), recorder, batches=[as_batch(inputs)])
+    _, walker = walked(Probe(loaded, SAMPLES), recorder, RowWise(0.5), batches=[as_batch(inputs)])
     check(recorder, rows_by_hand(loaded, [inputs]))
+    with pruned(loaded, plan_below(loaded, walker, 5)):
+        by_hand = rows_by_hand(loaded, [inputs])
+    last = {key: view[0] for key, view in walker.thinner.views.items() if key[0] == 5}
+    assert last
+    for key, squares in last.items():
+        close(squares, sums_by_hand(by_hand, key)[0])
 
 
 @pytest.fixture(scope="module")

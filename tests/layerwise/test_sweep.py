@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from prunebench import Plan, pruned
+from prunebench import pruned
 from prunebench.errors import CalibrationError, PlanError
 from prunebench.layerwise import Thinned
 from prunebench.layerwise.held import Held, Material, Room, nbytes
@@ -21,7 +21,16 @@ from prunebench.layerwise.walker import Walker
 from prunebench.probing import Probe
 from prunebench.testing.state import ModelState
 from prunebench.testing.tiny import TinyGemma, TinyLlama, TinyMedia
-from tests.layerwise.walks import Recorder, RowWise, alone, layers_that_run, rows_by_hand, sums_by_hand, walked
+from tests.layerwise.walks import (
+    Recorder,
+    RowWise,
+    alone,
+    layers_that_run,
+    plan_below,
+    rows_by_hand,
+    sums_by_hand,
+    walked,
+)
 from tests.tiny_families import qwen2_moe
 
 SAMPLES = TinyMedia().samples("calibration", 6)
@@ -97,10 +106,7 @@ def test_sequential_statistics_are_those_of_the_model_pruned_below(llama):
     for make in (lambda: RowWise(0.5, needs=BOTH), lambda: Updating(0.5, needs=BOTH)):
         (walker,) = walked(probe, make())
         for number in range(6):
-            below = [op for op in walker.ops if op.layer < number]
-            names = [name for name in walker.tensors if any(name.startswith(f"{op.tensors}.") for op in below)]
-            plan = Plan.of(llama.info, below, {name: walker.tensors[name] for name in names})
-            with pruned(llama, plan):
+            with pruned(llama, plan_below(llama, walker, number)):
                 by_hand = rows_by_hand(llama, alone(batch.inputs))
             for name in linear_modules(llama.layers[number]):
                 squares, hessian, _ = sums_by_hand(by_hand, (number, name))

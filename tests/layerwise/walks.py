@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunebench import Budget
+from prunebench import Budget, Plan
 from prunebench.adapter import DecoderInputs
 from prunebench.layerwise import LayerwiseStrategy, Thinned, Thinner
 from prunebench.layerwise.held import Material, Room
@@ -26,6 +26,7 @@ __all__ = [
     "alone",
     "context_for",
     "layers_that_run",
+    "plan_below",
     "rows_by_hand",
     "sums_by_hand",
     "walked",
@@ -96,6 +97,13 @@ def walked(probe: Probe, *thinners: Thinner, batches=None) -> list[Walker]:
         if walker.error is not None:
             raise walker.error
     return walkers
+
+
+def plan_below(loaded, walker: Walker, number: int) -> Plan:
+    """What a walker did to the layers in front of one."""
+    ops = [op for op in walker.ops if op.layer < number]
+    names = [name for name in walker.tensors if any(name.startswith(f"{op.tensors}.") for op in ops)]
+    return Plan.of(loaded.info, ops, {name: walker.tensors[name] for name in names})
 
 
 def alone(inputs: DecoderInputs) -> list[DecoderInputs]:
