@@ -14,8 +14,12 @@ from prunebench.plan_context import PlanContext
 
 if TYPE_CHECKING:
     from prunebench.grid import Job
+    from prunebench.model_info import ModelInfo
 
 __all__ = ["Waiting"]
+
+SHARE = 0.5
+"""Of the free memory, what waiting plans may take: a method that changes weights keeps new ones of all layers."""
 
 
 class Waiting:
@@ -47,7 +51,7 @@ class Waiting:
         context_of: Callable[[Job], PlanContext],
         progress: Callable[[int, int], None] | None = None,
     ) -> tuple[Plan, PlanContext]:
-        """The plan of a job, and a context of its own; with it all plans that are expected are made.
+        """The plan of a job, and a context of its own; with it those that are expected are made, as many as may wait.
 
         Raises:
             Exception: whatever kept this plan from being made; the others are none the worse for it.
@@ -57,7 +61,9 @@ class Waiting:
         key = _key(job)
         if key not in self._made:
             self._jobs.setdefault(key, job)
-            todo = {name: each for name, each in self._jobs.items() if name not in self._made}
+            others = [name for name in self._jobs if name not in self._made and name != key]
+            first = context_of(job).model
+            todo = {name: self._jobs[name] for name in [key, *others[: _room(first) - 1]]}
             failed, contexts = {}, {}
             for name, each in todo.items():
                 try:
@@ -77,6 +83,14 @@ class Waiting:
             raise plan  # type: ignore[misc]
         own = {"warnings": list(context.warnings), "notes": dict(context.notes), "artefacts": dict(context.artefacts)}
         return plan, replace(context, **own)
+
+
+def _room(model: ModelInfo) -> int:
+    """How many plans may wait at once, each as large as all decoder layers; at least the one that is asked for."""
+    import psutil
+
+    size = max(1, sum(layer.bytes for layer in model.layers))
+    return max(1, int(SHARE * psutil.virtual_memory().available / size))
 
 
 def _key(job: Job) -> str:

@@ -81,3 +81,19 @@ def test_plan_shows_one_or_several(tmp_path):
     assert "--sparsity 0.5" in next(row["reason"] for row in rows if row["strategy"] == "wanda")
     line = error_line(invoke("plan", *FEW, *WANDA, "--sparsity", "0.25", "--out", tmp_path))
     assert "the pattern 2:4 zeroes exactly 0.5 of the weights" in line
+
+
+def test_with_little_memory_plans_are_made_one_by_one_and_come_out_the_same(finished, tmp_path, monkeypatch):
+    import psutil
+
+    out, _, _ = finished
+    groups, real = [], together.plan_together
+    monkeypatch.setattr(
+        together, "plan_together", lambda pairs, progress=None: groups.append(len(pairs)) or real(pairs, progress)
+    )
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 1})())
+    result = invoke("run", *SMALL[:-4], *SMALL[-2:], "-s", "sparsegpt", "-s", "magnitude", *BUDGETS, "--out", tmp_path)
+    assert result.exit_code == 0 and groups == [1, 1, 1, 1]
+    before = {r.id: r.plan.digest for r in records_of(out).values() if r.plan is not None}
+    own = {r.id: r.plan.digest for r in records_of(tmp_path).values() if r.plan is not None}
+    assert len(own) == 5 and own == {key: before[key] for key in own}
