@@ -188,7 +188,7 @@ def test_what_is_said_of_smollm2_vl_is_in_its_log():
     (test,) = [entry for entry in log if entry["event"] == "test"]
     (training,) = [entry for entry in log if entry["event"] == "phase"]
     assert test["n"] == 500
-    settings = json.loads((weights / "adapter_config.json").read_text(encoding="utf-8"))
+    settings = json.loads((weights / "vl_settings.json").read_text(encoding="utf-8"))
     assert test["accuracy"] == settings["test_accuracy"]
     stated = ", ".join(f"{domain} {100 * accuracy:.1f}" for domain, accuracy in test["accuracy"].items())
     assert f"Accuracy on 500 test questions per domain: {stated} " in README

@@ -16,7 +16,8 @@ from pathlib import Path
 __all__ = ["ADAPTER_FILE", "SETTINGS_FILE", "weights_dir"]
 
 ADAPTER_FILE = "adapter.safetensors"
-SETTINGS_FILE = "adapter_config.json"
+SETTINGS_FILE = "vl_settings.json"
+"""Not ``adapter_config.json``: where peft is installed, transformers would read that as one of peft's."""
 
 
 def weights_dir() -> Path:

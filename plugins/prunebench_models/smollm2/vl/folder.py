@@ -17,8 +17,8 @@ from prunebench_models.smollm2.vl import ADAPTER_FILE, SETTINGS_FILE, weights_di
 
 __all__ = ["adapter_revision", "merged_folder", "new_config"]
 
-MERGING = "1"
-"""Changes whenever the same files would give other weights."""
+MERGING = "2"
+"""Changes whenever the same files would give other weights, or a folder with other files."""
 
 
 def new_config(base: Any, vision: dict[str, Any], max_frames: int) -> Any:
