@@ -91,7 +91,7 @@ class CoupledGroups:
         found: Coupling | None = getattr(self, width)
         if found is None:
             what = "heads cannot be taken out of" if width == "heads" else "channels cannot be taken out of the MLP of"
-            raise PlanError(f"{what} layer {layer}: {self.reasons[width]}")
+            raise PlanError(f"{what} layer {layer}: {self.reasons[width]}; remove layers or zero weights instead")
         return found
 
 
@@ -125,6 +125,8 @@ def coupled_groups(layer: nn.Module, config: Any) -> CoupledGroups:
 
 
 def _heads(layer: nn.Module, part: str, config: Any) -> tuple[Coupling, int, int]:
+    if shared := getattr(config, "num_kv_shared_layers", None):
+        raise _Unfit(f"keys and values of one layer are read by others (num_kv_shared_layers={shared})")
     attention = getattr(layer, part)
     linear = _linears(attention, part)
     paths = [_one(linear, names, part) for names in (QUERY, KEY, VALUE, OUTPUT)]
@@ -174,10 +176,11 @@ def _one(linear: Mapping[str, nn.Linear], names: Sequence[str], part: str) -> st
 
 
 def _nothing_else(module: nn.Module, part: str, known: Sequence[str], per_head: int | None) -> None:
-    """Refuse parameters that may be laid out by heads or channels too; a norm within a head is none."""
+    """Refuse parameters that may be laid out by heads or channels too; one norm that all heads share is none."""
     for name, parameter in module.named_parameters(remove_duplicate=False):
-        own = name.rpartition(".")[0] in known
-        if not own and not (per_head is not None and "norm" in name and tuple(parameter.shape) == (per_head,)):
+        own, of_a_list = name.rpartition(".")[0] in known, any(word.isdigit() for word in name.split("."))
+        within = per_head is not None and "norm" in name and tuple(parameter.shape) == (per_head,) and not of_a_list
+        if not own and not within:
             raise _Unfit(
                 f"{part}.{name} {tuple(parameter.shape)} reaches over all of them, or nothing here knows how it is cut"
             )

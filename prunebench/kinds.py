@@ -72,10 +72,10 @@ def share_words(plan: Plan, model: ModelInfo | None = None) -> str:
     if plan.budget is None:
         return "its size is not stated"
     got, parts = plan.budget.achieved, []
-    if zeroed := params_zeroed(got):
+    if (zeroed := params_zeroed(got)) or is_thinned(plan.kind):
         of = f" = {100 * zeroed / model.lm_params:.1f} % of the language model's" if model is not None else ""
         parts.append(f"{zeroed:,} parameters zeroed{of}")
-    if got.params_removed or not zeroed:
+    if got.params_removed or not parts:
         parts.append(f"{100 * got.lm_params:.1f} % of the language model's parameters removed")
     for word, pairs in sorted(widths(plan).items()):
         kept, of_all = sum(pair[0] for pair in pairs), sum(pair[1] for pair in pairs)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from prunebench.comparison import DENSE, Group, Row
 from prunebench.errors import UsageError
 from prunebench.findings import difference
-from prunebench.quantities import LACKING, LEVELS, Quantity, share_of
+from prunebench.quantities import LACKING, LEVELS, UNMEASURED, Quantity, share_of
 from prunebench.stats import Difference
 
 __all__ = ["Candidate", "Cell", "Level", "Method", "Table", "left_out", "matched"]
@@ -141,7 +141,7 @@ def _budget(method: Method) -> str:
 
 
 def _methods(group: Group, quantity: Quantity) -> tuple[list[Method], bool]:
-    """All methods, and whether any record at all holds the quantity."""
+    """All methods, and whether any record at all holds the quantity: what is known without measuring is no reason."""
     found: dict[tuple[str, str, str], Method] = {}
     known = False
     for section in group.sections:
@@ -153,7 +153,8 @@ def _methods(group: Group, quantity: Quantity) -> tuple[list[Method], bool]:
             trained = any(recovery is not None and recovery.trained for recovery in recoveries)
             method = found.setdefault(key, Method(*key, trained))
             candidate = _candidate(row, quantity)
-            known = known or candidate is not None or any(share_of(record, quantity) for record in row.shown)
+            shares = [share_of(record, quantity) for record in row.shown]
+            known = known or any(share is not None and share[1] != UNMEASURED for share in shares)
             if candidate is not None and row.values(group.ranking):
                 found[key] = replace(method, candidates=(*method.candidates, candidate))
             else:

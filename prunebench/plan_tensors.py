@@ -108,8 +108,14 @@ class PlanTensors(Mapping[str, Any]):
         """
         from safetensors.torch import save_file
 
-        # Tensors that share memory are refused by the format: each gets its own.
-        own = {name: self.torch(name).contiguous().clone() for name in self._values}
+        own: dict[str, Tensor] = {}
+        seen = set()
+        for name in self._values:
+            value = self.torch(name).contiguous()
+            place = value.untyped_storage().data_ptr()
+            # Tensors that share memory are refused by the format; copies of all would be as large as the model.
+            own[name] = value.clone() if place in seen else value
+            seen.add(place)
         jsonio.write_atomically(path, lambda temporary: save_file(own, str(temporary), metadata={"format": "pt"}))
 
     @classmethod

@@ -10,16 +10,29 @@ from prunebench.errors import BadParameter, UnknownName
 from prunebench.kinds import is_thinned, keeps_shapes, params_zeroed
 from prunebench.store import Record
 
-__all__ = ["LACKING", "LEVELS", "QUANTITIES", "Quantity", "check_quantity", "parse_levels", "share_of"]
+__all__ = [
+    "LACKING",
+    "LEVELS",
+    "QUANTITIES",
+    "UNMEASURED",
+    "Quantity",
+    "check_quantity",
+    "parse_levels",
+    "share_of",
+]
 
 Quantity = Literal["bytes", "latency", "params"]
 QUANTITIES: tuple[Quantity, ...] = get_args(Quantity)
 LEVELS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
 """Shares of the dense model, where none are asked for."""
 
+UNMEASURED = "dense kernels"
+"""How the time of a plan is known that was not timed: it is the dense model's."""
+
 LACKING: dict[Quantity, str] = {
     "bytes": "no record holds the bytes of its weights: measure them with `prunebench run`",
-    "latency": "no record was timed: run without --no-latency",
+    "latency": "no record was timed (masks run dense kernels, and are not): run methods that remove layers or widths "
+    "without --no-latency",
     "params": "no record says how many parameters its plan takes",
 }
 
@@ -71,7 +84,7 @@ def share_of(record: Record, quantity: Quantity) -> tuple[float, str] | None:
             phase = record.latency.end_to_end
             return phase.median / phase.dense_median, "measured"
         same = record.plan is not None and is_thinned(record.kind) and keeps_shapes(record.plan)
-        return (1.0, "dense kernels") if same else None
+        return (1.0, UNMEASURED) if same else None
     if record.plan is None:
         return None
     got = record.plan.budget.achieved if record.plan.budget is not None else None

@@ -138,13 +138,16 @@ def _apply(loaded: LoadedModel, plan: Plan) -> Callable[[], None]:
 
 
 class _Changes:
-    """Attributes that were set, so that they can be set back."""
+    """Attributes that were set, so that they can be set back; `for_good` they cannot, and nothing old is held."""
 
-    def __init__(self) -> None:
+    def __init__(self, for_good: bool = False) -> None:
+        self._for_good = for_good
         self._log: list[Callable[[], None]] = []
 
     def assign(self, owner: Any, name: str, value: Any) -> None:
-        if hasattr(owner, name):
+        if self._for_good:
+            pass
+        elif hasattr(owner, name):
             before = getattr(owner, name)
             self._log.append(lambda: setattr(owner, name, before))
         else:
@@ -156,7 +159,9 @@ class _Changes:
             self._log.pop()()
 
 
-def apply_plan(decoder: nn.Module, config: Any, plan: Plan, present: Sequence[int]) -> Callable[[], None]:
+def apply_plan(
+    decoder: nn.Module, config: Any, plan: Plan, present: Sequence[int], *, for_good: bool = False
+) -> Callable[[], None]:
     """Do what `plan` says to the layers of a decoder; returns a function that undoes it.
 
     `pruned` and `prune` check that plan and model fit; this is their common part, and that of loading with a plan.
@@ -166,13 +171,15 @@ def apply_plan(decoder: nn.Module, config: Any, plan: Plan, present: Sequence[in
         config: the configuration that it reads.
         plan: what to do; original ids.
         present: original ids of the layers that the decoder has, ascending: all, or those that were loaded.
+        for_good: let go of old weights as soon as new ones stand in their place, so that memory never holds both of
+            all layers; what is returned then does nothing.
 
     Raises:
-        PlanError: an operation does not fit the model, which is then as it was.
+        PlanError: an operation does not fit the model, which is then as it was (`for_good`: half changed, of no use).
     """
     import torch
 
-    changes = _Changes()
+    changes = _Changes(for_good)
     if plan.is_empty:
         return changes.undo
     try:

@@ -225,6 +225,23 @@ def test_records_that_lack_the_quantity_are_refused_in_one_line(quantity, says):
         match.as_data(bare, quantity)
 
 
+def test_times_that_nobody_measured_are_no_comparison():
+    """A run without times: masks would stand alone at 100 %."""
+    records = [make_dense(DENSE), make_thinned("thin", 0.5, right(70)), layers("drop", 2, 60)]
+    with pytest.raises(UsageError, match="no record was timed"):
+        match.build(records, "latency")
+
+
+def test_levels_stand_as_they_were_asked_for():
+    levels = (0.755, 0.75, 0.57, 0.1234567891)
+    text = match.build(contest(), "bytes", levels)
+    said = ["75.5 %", "75 %", "57 %", "12.34567891 %"]
+    assert rows_of(text, "Method")[0][-4:] == [f"≤ {level}" for level in said]
+    assert [rows_of(text, level)[0][0] for level in said] == said
+    assert match.said_options(text) == ("bytes", "0.755,0.75,0.57,0.1234567891")
+    assert match.is_match(text, contest())
+
+
 def test_one_group_without_the_quantity_does_not_stop_the_others():
     other = make_model(name="other")
     bare = [make_dense(DENSE, model=other), make_record("drop", right=DENSE, model=other)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import weakref
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from safetensors import safe_open
 from transformers import LlamaForCausalLM
 
 import prunebench
-from prunebench import Plan, prune
+from prunebench import Plan, prune, pruned
 from prunebench.checkpoint import narrowing
 from prunebench.errors import ModelError, UsageError
 from prunebench.plugins import get_plugins
@@ -68,6 +69,29 @@ def test_loading_with_a_plan_equals_pruning_what_was_loaded(folders, tmp_path, n
     said = again.model.config.prunebench
     assert said == loaded.model.config.prunebench and said["operations"] == ["mask", "slice"]
     assert said["widths"] == {str(place): ALIKE for place in (0, 2)}  # of the checkpoint, without layer 2
+
+
+def test_loading_by_a_plan_never_holds_old_and_new_weights_of_all_layers(folders, monkeypatch):
+    """When the last layer is masked, nothing holds any more what stood in the first; `pruned` has to."""
+    from prunebench import surgery_slices
+
+    loaded = dense_of(folders["llama"])
+    ops, tensors, _ = masks(loaded, (0, 1, 4))
+    plan = Plan.of(loaded.info, ops, tensors, kind="weights")
+    real, old, alive = surgery_slices.masked, [], {}
+
+    def noted(op, layer, bits):
+        if op.layer == 0:
+            old.append(weakref.ref(layer.mlp.down_proj.weight))
+        alive[op.layer] = old[-1]() is not None
+        return real(op, layer, bits)
+
+    monkeypatch.setattr(surgery_slices, "masked", noted)
+    again = prunebench.load("folder", path=str(folders["llama"]), plan=plan)
+    assert alive == {0: True, 1: False, 4: False}
+    with pruned(loaded, plan):
+        assert alive == {0: True, 1: True, 4: True} and same(again.model, loaded.model)
+    assert old[-1]() is loaded.layers[0].mlp.down_proj.weight
 
 
 @pytest.mark.parametrize("name", ["llama", "llava", "gemma3"])

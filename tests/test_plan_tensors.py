@@ -220,6 +220,24 @@ def test_tensors_cannot_be_written_to():
         tensors["m"][0, 0] = 5
 
 
+def test_saving_copies_only_what_shares_memory(tmp_path, monkeypatch):
+    """New weights of a large model are as large as the model; a view into a larger tensor is written as it reads."""
+    import safetensors.torch
+
+    big = torch.arange(24.0).reshape(4, 6)
+    values = {"a": torch.eye(3), "b": big[1:3], "c": big[2:], "d": big[:, ::2], "e": torch.zeros(0)}
+    handed, real = {}, safetensors.torch.save_file
+    monkeypatch.setattr(
+        safetensors.torch, "save_file", lambda own, *args, **more: handed.update(own) or real(own, *args, **more)
+    )
+    tensors = PlanTensors(values)
+    tensors.save(tmp_path / "t.safetensors")
+    assert handed["a"].data_ptr() == values["a"].data_ptr() and handed["b"].data_ptr() == values["b"].data_ptr()
+    assert handed["c"].data_ptr() != values["c"].data_ptr()
+    again = PlanTensors.load(tmp_path / "t.safetensors", tensors.digest)
+    assert list(again) == list("abcde") and all(torch.equal(again.torch(name), values[name]) for name in values)
+
+
 def test_two_names_of_one_memory_are_kept(tmp_path):
     both = torch.eye(2)
     plan = Plan.of(MODEL, [weights(1)], {"w.a": both, "w.b": both, "w.c": both[:1]})

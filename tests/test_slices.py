@@ -222,6 +222,18 @@ def test_layers_that_cannot_be_narrowed_name_the_module():
         (hf.Phi3Config(**text), hf.Phi3ForCausalLM, "channels", r"mlp \(Phi3MLP\) is no plain MLP.*gate_up_proj"),
         (hf.Qwen2MoeConfig(**text, **experts), hf.Qwen2MoeForCausalLM, "channels", "mlp .* is no plain MLP"),
         (hf.Olmo2Config(**text), hf.Olmo2ForCausalLM, "heads", r"self_attn.q_norm.weight \(32,\) reaches over all"),
+        (  # a norm for each head, in a list: after a cut the first ones would serve the heads that stay
+            hf.StableLmConfig(**text, qk_layernorm=True),
+            hf.StableLmForCausalLM,
+            "heads",
+            r"self_attn.q_layernorm.norms.0.weight \(8,\) reaches over all",
+        ),
+        (
+            hf.LlamaConfig(**text, num_kv_shared_layers=2),
+            hf.LlamaForCausalLM,
+            "heads",
+            r"keys and values of one layer are read by others \(num_kv_shared_layers=2\)",
+        ),
         (
             hf.OPTConfig(**text, ffn_dim=48, word_embed_proj_dim=32),
             hf.OPTForCausalLM,

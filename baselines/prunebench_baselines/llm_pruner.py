@@ -134,6 +134,7 @@ class LLMPruner(Strategy):
                 f"{self.name}: {share:.4g} of the decoder layers' parameters were asked for, and heads and channels of "
                 f"layers {min(groups)}..{max(groups)} hold {int(1e4 * most / whole) / 1e4:.4g} of them: ask for less, "
                 f"or lower protect_first ({self.protect_first}) or protect_last ({self.protect_last})"
+                + (f" or channels_multiple ({self.channels_multiple})" if self.channels_multiple > 1 else "")
             )
         return counts_for_params(rooms, share * whole)
 
@@ -153,6 +154,11 @@ class LLMPruner(Strategy):
             context.warnings.append(f"{self.name}: gradients in bfloat16 have 3 digits; --dtype float32 is safer")
         found = probe.group_importance(self.importance, list(groups), interleaved=released)
         note_work(context, self.samples)
+        if blind := [layer for layer, kinds in found.items() if not any(np.any(each) for each in kinds.values())]:
+            context.warnings.append(
+                f"{self.name}: no gradient reached layers {blind}, so which of their groups go is arbitrary: calibrate "
+                "on samples that pass them (cross-attention layers run with media alone), or protect them"
+            )
         return found
 
 

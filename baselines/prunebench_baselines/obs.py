@@ -32,14 +32,17 @@ def inverse_factor(hessian: Tensor, damping: float) -> Tensor | None:
     diagonal = hessian.diagonal()
     alive = diagonal != 0
     added = damping * diagonal[alive].mean() if bool(alive.any()) else diagonal.new_zeros(())
-    damped = hessian + torch.diag(torch.where(alive, added, added + 1))
     # H = V Vᵀ with V upper triangular, from the Cholesky factor of H with its order turned round; then U = V⁻¹. One
-    # factorisation and no inverse of H, which is where float32 would lose most.
-    turned, failed = torch.linalg.cholesky_ex(damped.flip(0, 1))
+    # factorisation and no inverse of H, which is where float32 would lose most. Each of these matrices may take
+    # gigabytes, so none is kept for longer than it is needed.
+    turned = hessian.flip(0, 1)
+    turned.diagonal().add_(torch.where(alive, added, added + 1).flip(0))
+    turned, failed = torch.linalg.cholesky_ex(turned)
     if bool(failed) or not bool(torch.isfinite(turned).all()):
         return None
-    eye = torch.eye(len(damped), dtype=damped.dtype, device=damped.device)
-    factor = torch.linalg.solve_triangular(turned.flip(0, 1), eye, upper=True)
+    turned = turned.flip(0, 1)
+    eye = torch.eye(len(turned), dtype=turned.dtype, device=turned.device)
+    factor = torch.linalg.solve_triangular(turned, eye, upper=True)
     return factor if bool(torch.isfinite(factor).all()) else None
 
 

@@ -194,7 +194,7 @@ def _finish(
     """What is left to do once the needed layers are there."""
     decoder: Any = find_decoder(model)
     if not plan.only_drops or tuple(present) != plan.kept_layers:
-        apply_plan(decoder, decoder.config, plan, present)
+        apply_plan(decoder, decoder.config, plan, present, for_good=True)
     record_pruned(model, decoder.config, plan, find_decoder)
 
 

@@ -19,7 +19,11 @@ _OPTIONS = [
     click.option("--device-map", metavar="NAME", help="Spread layers over devices by accelerate: auto, balanced, ..."),
     click.option("--offload-folder", metavar="DIR", help="Where layers go that fit on no device."),
     click.option(
-        "--sparsity", type=float, multiple=True, metavar="R", help="Share of decoder layers to remove, in [0, 1)."
+        "--sparsity",
+        type=float,
+        multiple=True,
+        metavar="R",
+        help="Share to remove, in [0, 1): of decoder layers, or of what a method takes instead (weights, width).",
     ),
     click.option("--layers", type=int, multiple=True, metavar="N", help="Number of decoder layers to remove instead."),
     click.option(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from prunebench.probing.questions import Batch
@@ -38,7 +38,7 @@ class Material:
     """The batches of a sweep, made once: encoded prompts with their answers.
 
     Args:
-        batches: in order.
+        batches: in order; taken one after the other, so that no more than fit are on the device at once.
         device: of the model.
         room: what they may take there.
 
@@ -48,15 +48,15 @@ class Material:
         seconds: wall time that making them took.
     """
 
-    def __init__(self, batches: Sequence[Batch], device: torch.device, room: Room) -> None:
+    def __init__(self, batches: Iterable[Batch], device: torch.device, room: Room) -> None:
         from dataclasses import replace
 
         self.device, self.room, self.seconds = device, room, 0.0
         self.batches = [b if room.take(nbytes(b.inputs)) else replace(b, inputs=b.inputs.to("cpu")) for b in batches]
-        self.nbytes = sum(nbytes(b.inputs) for b in batches)
-        self.state_bytes = sum(nbytes(b.inputs.embeds) for b in batches)
-        self.samples = sum(len(b.rows) for b in batches)
-        self.tokens = sum(b.inputs.n_tokens for b in batches)
+        self.nbytes = sum(nbytes(b.inputs) for b in self.batches)
+        self.state_bytes = sum(nbytes(b.inputs.embeds) for b in self.batches)
+        self.samples = sum(len(b.rows) for b in self.batches)
+        self.tokens = sum(b.inputs.n_tokens for b in self.batches)
 
     def __len__(self) -> int:
         return len(self.batches)

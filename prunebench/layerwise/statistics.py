@@ -165,7 +165,7 @@ class Collector:
             if key not in self._shared:
                 self._shared[key] = Sums(rows.shape[1], needs, given.device)
             weights = self._by_sample(rows) if average == "samples" else None
-            self._shared[key].total += float(len(self._lengths) if average == "samples" else len(rows))
+            self._shared[key].total += float(len(rows) if weights is None else self._samples_in(rows, weights))
             for need in sorted(needs):
                 with self.watch.on([walker for walker in users if need in walker.statistics]):
                     self._shared[key].add(rows, weights, need)
@@ -191,6 +191,10 @@ class Collector:
         if len(rows) % len(tokens):  # some of the tokens, without padding: all samples are of one length
             return tokens[:1].expand(len(rows))
         return tokens.repeat_interleave(len(rows) // len(tokens))
+
+    def _samples_in(self, rows: Tensor, weights: Tensor) -> float:
+        """Sum of the weights of `_by_sample`: whole samples as a whole number; an expert is given parts of them."""
+        return len(self._lengths) if len(rows) == sum(self._lengths) else float(weights.sum())
 
     # -- watched -----------------------------------------------------------------------------------------------------
 

@@ -144,7 +144,7 @@ class _Sweep:
         """Give everybody the states that go into the next layer."""
         for walker, ops, tensors in done:
             if ops:
-                alone = len(stream.live) == 1
+                alone = ahead is None and len(stream.live) == 1  # `ahead` is for others, also for those that failed
                 own = stream.states if alone else self._held()
                 self._rerun([walker], stream.states, own, number, ops, tensors)
                 if not alone:

@@ -100,7 +100,7 @@ def _plan_group(group: list[_Asked], steps: _Steps) -> None:
 
             started = time.perf_counter()
             with torch.inference_mode():
-                made.append(Material(list(probe.batches()), probe.loaded.device, Room(probe.memory)))
+                made.append(Material(probe.batches(), probe.loaded.device, Room(probe.memory)))
             made[0].seconds = time.perf_counter() - started
         return made[0]
 
@@ -231,7 +231,11 @@ def _finish(each: _Asked, others: str) -> Plan:
         context.warnings.append(f"{strategy.name}: no calibration token went through {', '.join(unseen[:3])}{more}")
     context.notes["layer_sparsity"] = [None if share != share else round(share, 6) for share in walker.shares]
     if any(part.reads_inputs for part in each.walkers):
-        context.notes["calibration_samples"] = each.probe.n_samples
+        context.notes["calibration_samples"] = n_samples = each.probe.n_samples
+        if n_samples < strategy.samples:
+            context.warnings.append(
+                f"{strategy.name}: {n_samples} calibration samples, samples={strategy.samples} asked for"
+            )
     return strategy.build_plan(context, ops=walker.ops, tensors=walker.tensors)
 
 

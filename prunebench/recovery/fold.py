@@ -129,6 +129,8 @@ def fold_runs(
         raise RecoveryError(f"--recover replaceme: layers [{run[0]}, {run[1]}) cannot be compensated: {reason}")
     ops, tensors, errors = list(plan.ops), dict(plan.need_tensors()), {}
     lines = [f"layers [{a}, {b}) stay uncompensated: {reason}" for (a, b), reason in sorted(problems.items())]
+    if not found:  # and no problems: those end in an error
+        lines.append("nothing is removed: there is nothing to make up for")
     if found and recovery.alpha == 0 and tokens <= (width := loaded.info.hidden_size):
         lines.append(
             f"{tokens} calibration tokens cannot determine maps of {width} dimensions: raise --n-calibration, or give "

@@ -70,12 +70,13 @@ def adapt_layers(
                 mode=lambda training: _dropping(found, training),
             )
             new = {
-                n: {f"{path}.weight": merged(module, done.values[n], path) for path, module in modules.items()}
+                # On the CPU at once, where plans keep tensors: a GPU that holds the model need not hold it twice.
+                n: {f"{path}.weight": merged(module, done.values[n], path).cpu() for path, module in modules.items()}
                 for n, modules in found.items()
             }
         for n, layer in layers.items():
             # An operation that is replaced by these values may have given others too.
-            rest = {name: p.detach().clone() for name, p in before[n].items()} if int(n) in given else {}
+            rest = {name: p.detach().to("cpu", copy=True) for name, p in before[n].items()} if int(n) in given else {}
             values[int(n)] = all_names(layer, {**rest, **new[n]})
     notes = {"adapted_layers": [int(n) for n in layers], "adapted_modules": sum(map(len, found.values()))}
     return recovered(plan, done, values, notes)

@@ -149,6 +149,8 @@ def test_what_cannot_be_reached_is_said(llama):
     assert all(op.heads == (1, 2) and op.channels[0] <= 2 for op in plan.ops)
     with pytest.raises(BudgetError, match=rf"hold {reachable:.4g} of them.*lower protect_first \(1\)"):
         LLMPruner(importance="l2", **ENDS).plan(context(llama, reachable + 0.01, []))
+    with pytest.raises(BudgetError, match=r"protect_last \(1\) or channels_multiple \(60\)$"):
+        LLMPruner(importance="l2", channels_multiple=60, **ENDS).plan(context(llama, 0.3, []))
     with pytest.raises(BudgetError, match="leave none of 6 layers"):
         LLMPruner(importance="l2").plan(context(llama, 0.2, []))
     for bad in ({"samples": 0}, {"protect_first": -1}, {"channels_multiple": 0}):
@@ -180,6 +182,19 @@ def test_the_lowest_go_first_and_the_model_is_untouched(llama, importance):
     assert plan.budget.achieved.params_removed / whole == pytest.approx(0.3, abs=48 / whole + 1e-9)
     if importance.startswith("taylor"):
         assert plan.provenance.notes["probe"]["samples"] == 4 and asked.probe.counts.backward_passes == 4
+
+
+def test_layers_that_no_gradient_reaches_are_said():
+    """As cross-attention layers on samples without media: all of their groups weigh nothing."""
+    loaded = TinyLlama().load()
+    asked = context(loaded, 0.3)
+    LLMPruner(samples=2, **ENDS).plan(asked)
+    assert not any("no gradient" in line for line in asked.warnings)
+    loaded.layers[2].forward = lambda hidden_states, *_args, **_kwargs: hidden_states
+    asked = context(loaded, 0.3)
+    plan = LLMPruner(samples=2, **ENDS).plan(asked)
+    assert [op.layer for op in plan.ops] == [1, 2, 3, 4]
+    assert [line for line in asked.warnings if "no gradient reached layers [2]," in line]
 
 
 def test_random_follows_the_seed(llama):

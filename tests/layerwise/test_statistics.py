@@ -306,6 +306,32 @@ def test_flat_inputs_need_batches_without_padding(thinner):
         assert torch.equal(found.views[3, f"mlp.mlp.{name}"][1], expected.views[3, f"mlp.{name}"][1])
 
 
+class Routed(Flat):
+    """Gives its MLP the first tokens of a sample alone, and none of short samples, as experts are given some."""
+
+    def forward(self, hidden):
+        rows = hidden.reshape(-1, hidden.shape[-1])
+        some = len(rows) // 2 if len(rows) > self.least else 0
+        return torch.cat([self.mlp(rows[:some]), rows[some:]]).view(hidden.shape)
+
+
+@pytest.mark.parametrize("average", ["tokens", "samples"])
+def test_modules_that_see_some_of_the_tokens_have_the_weights_of_these_alone(average):
+    loaded = TinyLlama().load()
+    probe = Probe(loaded, SAMPLES, batch_size=1)
+    with torch.inference_mode():
+        lengths = [batch.inputs.n_tokens for batch in probe.batches()]
+    for least, expected in ((0, sum(n // 2 / (n if average == "samples" else 1) for n in lengths)), (10**6, 0.0)):
+        mlp = loaded.layers[3].mlp
+        loaded.layers[3].mlp = Routed(mlp)
+        loaded.layers[3].mlp.least = least
+        found = Recorder(average=average)
+        walked(probe, found)
+        loaded.layers[3].mlp = mlp
+        assert found.views[3, "mlp.mlp.up_proj"][2] == pytest.approx(expected, rel=1e-12)
+        assert found.views[3, "self_attn.q_proj"][2] == (len(lengths) if average == "samples" else sum(lengths))
+
+
 def test_inputs_that_are_not_finite_are_named():
     loaded = TinyLlama().load()
     loaded.layers[4].input_layernorm.weight.data[3] = float("inf")

@@ -182,8 +182,19 @@ def test_states_beyond_the_bound_go_to_cpu_memory(llama):
     assert torch.equal(there[0], torch.zeros(3))
     with torch.inference_mode():
         batches = list(Probe(llama, SAMPLES, batch_size=4).batches())
+    held = []
+
+    def one_by_one():
+        for batch in batches:
+            held.append(small_room.used)  # what came before is put away when the next one is made
+            yield batch
+
+    small_room = Room(nbytes(batches[0].inputs))
+    fits = Material(one_by_one(), torch.device("cpu"), small_room)
+    assert held == [0, nbytes(batches[0].inputs)] and fits.nbytes == sum(nbytes(b.inputs) for b in batches)
     small = Material(batches, torch.device("cpu"), Room(0))
-    assert small.room.used == 0 and small.samples == 6 and len(small) == 2
+    assert small.room.used == 0 and small.samples == fits.samples == 6 and len(small) == len(fits) == 2
+    assert small.tokens == fits.tokens == sum(b.inputs.n_tokens for b in batches)
     assert torch.equal(small.batch(1).inputs.embeds, batches[1].inputs.embeds)
 
 
@@ -231,6 +242,14 @@ def test_one_that_raises_leaves_the_others_as_they_are(llama, layer, sequential)
         assert broken.error is error
         assert [op.layer for op in broken.ops] == list(range(layer))
         same(found, expected)
+
+
+@pytest.mark.parametrize("places", [(0, 1), (1, 0)])
+def test_one_on_dense_states_that_raises_leaves_no_dense_states_behind(llama, places):
+    (expected,) = swept(llama, RowWise(0.5))
+    thinners = [RowWise(0.5), Breaking(ValueError("no"), 0, sequential=False)]
+    found = swept(llama, *(thinners[place] for place in places))
+    same([found[places.index(0)]], [expected])
 
 
 def test_a_counting_that_raises_is_out_alone(llama):

@@ -14,6 +14,7 @@ from prunebench import Budget, Plan, pruned
 from prunebench.config import Cell
 from prunebench.errors import BadParameter, BudgetError, CalibrationError, PlanError
 from prunebench.grid import Job
+from prunebench.kinds import share_words
 from prunebench.layerwise import LayerwiseStrategy, Thinned, Thinner
 from prunebench.layerwise import together as module
 from prunebench.layerwise.held import nbytes
@@ -126,6 +127,17 @@ def test_a_plan_says_what_it_is(llama):
     assert not any((m.weight == 0).any() for m in llama.layers.modules() if _linear(m))
 
 
+def test_fewer_samples_than_asked_for_are_said(llama):
+    def warned(strategy):
+        context = context_for(llama, SAMPLES)
+        planned((strategy, context))
+        return context.warnings
+
+    assert warned(Smallest(samples=7)) == ["smallest: 6 calibration samples, samples=7 asked for"]
+    assert warned(Smallest(samples=6)) == warned(Smallest(samples=2)) == []
+    assert warned(Blind()) == []  # it reads none
+
+
 def _linear(module):
     return isinstance(module, nn.Linear)
 
@@ -135,6 +147,7 @@ def test_nothing_asked_is_an_empty_plan_of_the_declared_kind(llama):
         plans = planned(*((kind(), context_for(llama, SAMPLES, 0.0)) for kind in (Smallest, Pairs, Scouted)))
     assert not ran and all(plan.is_empty and plan.cost.peak_memory is None for plan in plans)
     assert [plan.kind for plan in plans] == ["weights", "2:4", "weights"]
+    assert {share_words(plan, llama.info) for plan in plans} == {"0 parameters zeroed = 0.0 % of the language model's"}
 
 
 def test_a_pattern_has_one_budget(llama):
@@ -295,6 +308,7 @@ def test_what_cannot_be_thinned_is_said(llama):
     assert context.warnings == [
         "smallest: not thinned, as it is no linear module: conv (Conv1d) in layer 2",
         "smallest: no calibration token went through mlp.spare of layer 3",
+        "smallest: 6 calibration samples, samples=128 asked for",
     ]
     assert list(plan.provenance.warnings) == context.warnings
     for layer in loaded.layers:
@@ -339,7 +353,7 @@ def test_waiting_plans_are_made_in_one_go_and_freed_when_they_are_taken(llama, m
     assert not waiting.has(jobs[2])
     context.warnings.append("mine alone")
     again, other = waiting.take(jobs[3], context_of)
-    assert again is plan and other.warnings == [] and not waiting.has(jobs[0])
+    assert again is plan and other.warnings == context.warnings[:-1] and not waiting.has(jobs[0])
     assert waiting.take(jobs[4], context_of)[0].kind == "weights"
     assert waiting.take(jobs[1], context_of)[0].budget.asked.value == 0.25
     assert not (waiting._made or waiting._jobs or waiting._left) and groups == [4]

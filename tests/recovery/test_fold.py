@@ -183,6 +183,7 @@ def test_an_empty_plan_stays_as_it_is(loaded, samples):
     plan = Plan.drop(loaded.info, [])
     found = recover(plan, loaded, samples, REPLACEME)
     assert found.is_empty and found.cost.recovery.forward_passes == 0
+    assert found.provenance.warnings == ("recovery replaceme: nothing is removed: there is nothing to make up for",)
 
 
 def test_the_model_is_untouched(loaded, samples):
