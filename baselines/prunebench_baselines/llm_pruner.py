@@ -72,6 +72,8 @@ class LLMPruner(Strategy):
             raise BadParameter(f"{self.name}: protect_first and protect_last must not be negative")
         if self.channels_multiple < 1:
             raise BadParameter(f"{self.name}: channels_multiple must be at least 1, got {self.channels_multiple}")
+        # Frozen for everyone else: one draw of a control says little, a run makes several.
+        object.__setattr__(self, "stochastic", self.importance == "random")
 
     @property
     def weights_only(self) -> bool:  # type: ignore[override]

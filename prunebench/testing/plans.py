@@ -279,9 +279,9 @@ def determinism(case: StrategyCase) -> None:
 def seeds(case: StrategyCase) -> None:
     """A stochastic strategy differs between seeds; one that is not declared so does not."""
     digests = {case.plan(case.usual, seed=seed).digest for seed in range(SEEDS)}
-    if case.cls.stochastic and len(digests) == 1 and 0 < case.some < case.n_layers:
+    if case.strategy.stochastic and len(digests) == 1 and 0 < case.some < case.n_layers:
         raise Failed(f"{SEEDS} seeds give one plan: use context.seed, or leave out `stochastic = True`")
-    if not case.cls.stochastic and len(digests) > 1:
+    if not case.strategy.stochastic and len(digests) > 1:
         raise Failed(f"{SEEDS} seeds give {len(digests)} plans: declare `stochastic = True`")
 
 

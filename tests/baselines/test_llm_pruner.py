@@ -20,6 +20,7 @@ from prunebench.measure.cost import describe
 from prunebench.ops import Slice
 from prunebench.probing import Probe
 from prunebench.surgery_slices import cut
+from prunebench.testing import strategy_checks
 from prunebench.testing.tiny import TinyLlama, TinyMedia
 from tests.models.family_configs import BY_NAME
 from tests.tiny_families import Plain
@@ -201,6 +202,10 @@ def test_random_follows_the_seed(llama):
     plans = [LLMPruner(importance="random", **ENDS).plan(context(llama, 0.3, [], seed=n)) for n in (1, 1, 2)]
     assert plans[0].digest == plans[1].digest != plans[2].digest
     assert [op.params_removed for op in plans[0].ops] == [op.params_removed for op in plans[2].ops]
+    assert [name for name in ALL if LLMPruner(importance=name).stochastic] == ["random"], "a run makes several draws"
+    checks = strategy_checks(LLMPruner, params={"importance": "random", **ENDS})
+    found = [check() for check in checks if check.__name__.startswith("seeds")]
+    assert len(found) == 2, "each raises where it fails"
 
 
 def test_what_reads_no_sample():
