@@ -57,7 +57,8 @@ THIN = magnitude wanda sparsegpt owl tamp llm_pruner
 THIN_BUDGETS = --sparsity 0.2 --sparsity 0.3 --sparsity 0.4 --sparsity 0.5 --sparsity 0.6
 TESTBED_THIN = $(BIN)/prunebench run --model testbed --threads 1 --out leaderboards/testbed
 TESTBED_THIN_VARIANTS = "wanda sequential=false" "owl prune=sparsegpt" "tamp variant=released_code" \
-	"llm_pruner importance=l2" "llm_pruner importance=taylor_second" "llm_pruner importance=taylor_mix"
+	"llm_pruner importance=l2" "llm_pruner importance=taylor_second" "llm_pruner importance=taylor_mix" \
+	"llm_pruner protect_first=2 protect_last=1"
 NM_VARIANTS = "magnitude pattern=2:4" "wanda pattern=2:4" "sparsegpt pattern=2:4" "wanda pattern=4:8" "sparsegpt pattern=4:8"
 testbed-leaderboard: $(STAMP)
 	$(TESTBED_RUN) --strategy all --controls -P fuse.scores=bi,topo > /dev/null || test $$? = 1

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 import prunebench
 from prunebench.cli import cli
 from prunebench.comparison import group_records
+from prunebench.match import matched
 from prunebench.plugins import get_plugins, reset_plugins
 from prunebench.recovery import recovery_class
 from prunebench.robustness import load_robustness
@@ -89,6 +90,7 @@ def test_every_strategy_and_make_target_is_documented():
 def test_committed_leaderboards_are_what_their_records_say():
     for table in sorted((ROOT / "leaderboards").glob("*.md")):
         folder = table.with_suffix("")
+        folder = folder.with_name(folder.name.removesuffix("-bytes").removesuffix("-latency"))
         if (folder / "records").is_dir():
             title = table.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
             result = CliRunner().invoke(cli, ["leaderboard", str(folder), "--title", title, "--check", str(table)])
@@ -146,7 +148,7 @@ def test_what_is_said_of_the_testbed_is_in_its_table():
         if record.kind == "layers" and record.complete and cell.recovery is None and not cell.strategy_params:
             score = group.relative(record).chance_corrected
             kept.setdefault(cell.strategy, {})[len(record.plan.removed_layers)] = score
-    for name in ("oracle_loo", "sleb", "shortened_ppl", "magnitude"):
+    for name in ("oracle_loo", "sleb", "shortened_ppl", "shortened_magnitude"):
         assert [count for count, score in sorted(kept[name].items()) if score >= 0.99] == [2, 3, 5, 6, 8, 10]
     assert [count for count, score in sorted(kept["bi"].items()) if score >= 0.99] == [2, 3, 5]
     assert all(
@@ -182,6 +184,26 @@ def test_what_is_said_of_smollm2_is_in_its_table():
     assert "Structure **does decide** at high budgets" in (ROOT / "leaderboards" / "smollm2.md").read_text("utf-8")
 
 
+def best_kinds(name):
+    """Level → kinds of the methods that are best at equal bytes, and their labels; untrained ones alone."""
+    (group,) = group_records(prunebench.load_records([ROOT / "leaderboards" / name]))
+    untrained = next(table for table in matched(group, "bytes") if not table.trained)
+    return {level.share: {(method.kind, method.label) for method in level.best} for level in untrained.levels}
+
+
+def test_what_is_said_at_equal_bytes_is_in_the_tables():
+    """Dropping is best at every level of the testbed; of SmolLM2 masks are, `sparsegpt` from 70 % on."""
+    assert {kind for best in best_kinds("testbed").values() for kind, _ in best} == {"layers", "sublayers"}
+    found = {share: best for share, best in best_kinds("smollm2").items() if best}
+    assert list(found) == [0.9, 0.8, 0.7, 0.6]
+    assert found[0.9] == {("weights", "wanda")} and found[0.8] == {("weights", "tamp")}
+    assert found[0.7] == found[0.6] == {("weights", "sparsegpt")}
+    for name in ("testbed", "smollm2"):
+        records = [r for r in prunebench.load_records([ROOT / "leaderboards" / name]) if r.kind in ("weights", "2:4")]
+        assert records and all(r.latency is None for r in records)
+        assert all(r.untimed for r in records) == (name == "testbed")  # SmolLM2 was not timed at all
+
+
 def test_what_is_said_of_smollm2_vl_is_in_its_log():
     weights = ROOT / "plugins" / "prunebench_models" / "smollm2" / "vl_weights"
     log = [json.loads(line) for line in (weights / "training_log.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -191,5 +213,6 @@ def test_what_is_said_of_smollm2_vl_is_in_its_log():
     settings = json.loads((weights / "vl_settings.json").read_text(encoding="utf-8"))
     assert test["accuracy"] == settings["test_accuracy"]
     stated = ", ".join(f"{domain} {100 * accuracy:.1f}" for domain, accuracy in test["accuracy"].items())
-    assert f"Accuracy on 500 test questions per domain: {stated} " in README
-    assert f"{training['settings']['steps']:,} steps, {training['cpu_seconds'] / 3600:.1f} CPU-hours" in README
+    words = " ".join(README.split())
+    assert f"Accuracy on 500 test questions per domain: {stated} " in words
+    assert f"{training['settings']['steps']:,} steps, {training['cpu_seconds'] / 3600:.1f} CPU-hours" in words
