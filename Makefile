@@ -24,7 +24,8 @@ test-compat: $(STAMP)
 	test -d $(VENV)/compat-$(COMPAT) || $(BIN)/python -m pip install --quiet -c constraints.txt \
 		--target $(VENV)/compat-$(COMPAT) transformers==$(COMPAT)
 	PYTHONPATH=$(VENV)/compat-$(COMPAT) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" \
-		tests/test_surgery.py tests/test_layer_config.py tests/models/test_famil*.py tests/models/test_videollama2*.py
+		tests/test_surgery.py tests/test_layer_config.py tests/test_slices.py tests/test_narrow_checkpoints.py \
+		tests/layerwise tests/models/test_famil*.py tests/models/test_videollama2*.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
