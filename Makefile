@@ -106,6 +106,8 @@ smollm2-leaderboard: smollm2
 	$(call each_variant,$(SMOLLM2_RUN),$(SMOLLM2_VARIANTS))
 	$(SMOLLM2_THIN) $(THIN_BUDGETS) $(THIN:%=--strategy %) > /dev/null || test $$? = 1
 	$(call each_variant,$(SMOLLM2_THIN) --sparsity 0.5,$(SMOLLM2_NM))
+	$(SMOLLM2_THIN) $(THIN_BUDGETS) --strategy llm_pruner --recover lora -P recover.accumulate=1 \
+		--recover-tokens 40000 > /dev/null || test $$? = 1
 	$(BIN)/prunebench leaderboard leaderboards/smollm2 --title "SmolLM2-135M-Instruct" --highlight topo \
 		--out leaderboards/smollm2.md --plot leaderboards/smollm2.png
 	$(BIN)/prunebench leaderboard leaderboards/smollm2 --title "SmolLM2-135M-Instruct at equal bytes" --match bytes \

@@ -204,6 +204,15 @@ def test_what_is_said_at_equal_bytes_is_in_the_tables():
         assert all(r.untimed for r in records) == (name == "testbed")  # SmolLM2 was not timed at all
 
 
+def test_what_is_said_of_one_walk_is_in_its_record():
+    record = json.loads((ROOT / "benchmarks" / "records" / "layerwise_sweep.json").read_text(encoding="utf-8"))
+    dense, sequential = record["sets"]["dense inputs"], record["sets"]["sequential"]
+    assert dense["plans"] == sequential["plans"] == 15
+    words = " ".join(README.split())
+    assert f"take {dense['ratio']:.1f}× less CPU time in one walk than in a walk each, 15 sequential ones" in words
+    assert f"15 sequential ones {sequential['ratio']:.1f}×" in words
+
+
 def test_what_is_said_of_smollm2_vl_is_in_its_log():
     weights = ROOT / "plugins" / "prunebench_models" / "smollm2" / "vl_weights"
     log = [json.loads(line) for line in (weights / "training_log.jsonl").read_text(encoding="utf-8").splitlines()]
