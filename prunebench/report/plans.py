@@ -53,7 +53,7 @@ def describe(found: SideBySide, view: View = "standardised") -> str:
 
 
 def _other(row: Planned, model: ModelInfo) -> str:
-    """``wanda, kind weights: 50.0 % of ...``"""
+    """``NAME, kind weights: 50.0 % of ...``"""
     assert row.plan is not None
     return f"{row.label}, kind {row.plan.kind}: {share_words(row.plan, model)}"
 
