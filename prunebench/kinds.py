@@ -21,6 +21,7 @@ __all__ = [
     "is_pattern",
     "is_thinned",
     "keeps_shapes",
+    "n_of_m",
     "params_zeroed",
     "removes_layers",
     "share_words",
@@ -29,12 +30,19 @@ __all__ = [
 
 WEIGHTS = "weights"
 WIDTH = "width"
+_PATTERN = re.compile(r"([1-9]\d*):([1-9]\d*)")
 _VALUES_ONLY = frozenset({"fold", "mask", "set_weights"})
 
 
 def is_pattern(kind: str) -> bool:
     """``2:4``, ``4:8``: at most N weights of every M neighbours stay."""
-    return re.fullmatch(r"[1-9]\d*:[1-9]\d*", kind) is not None
+    return _PATTERN.fullmatch(kind) is not None
+
+
+def n_of_m(text: str) -> tuple[int, int] | None:
+    """``"2:4"`` → (2, 4); None where the text is no such pattern, or not one by which a weight goes."""
+    found = _PATTERN.fullmatch(text)
+    return (int(found[1]), int(found[2])) if found and int(found[1]) < int(found[2]) else None
 
 
 def is_thinned(kind: str) -> bool:

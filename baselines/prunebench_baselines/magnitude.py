@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from prunebench.errors import BadParameter
+from prunebench.kinds import n_of_m
 from prunebench.layerwise import UNSTRUCTURED, LayerView, LayerwiseStrategy, Thinned, Thinner
-from prunebench.layerwise.strategy import n_of_m
 from prunebench.strategy import PlanContext
 from prunebench_baselines.thinning import (
     Cut,

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from annotated_types import Ge, Gt
 
 from prunebench.errors import BadParameter, CalibrationError
+from prunebench.kinds import n_of_m
 from prunebench.layerwise import LayerView, LayerwiseStrategy, LinearView, Thinned, Thinner
 from prunebench.layerwise.contract import Need
-from prunebench.layerwise.strategy import n_of_m
 from prunebench.strategy import PlanContext
 from prunebench_baselines.obs import inverse_factor, prune_columns
 from prunebench_baselines.thinning import check_finite, check_widths

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from prunebench.errors import BadParameter, BudgetError
+from prunebench.kinds import n_of_m
 from prunebench.layerwise import UNSTRUCTURED, LayerView, LayerwiseStrategy, Thinned, Thinner
 from prunebench.layerwise.contract import Average, Need
-from prunebench.layerwise.strategy import n_of_m
 from prunebench.strategy import PlanContext
 from prunebench_baselines.thinning import (
     check_finite,

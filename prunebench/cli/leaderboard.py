@@ -66,10 +66,7 @@ def leaderboard(
     records = load_records(paths)
     options = {"highlight": highlight, "robustness": load_robustness(paths)}
     if check_file:
-        if not tables.check(records, check_file, title, **options):
-            click.echo(f"{check_file} is out of date: write it again with --out {check_file}", err=True)
-            context.exit(1)
-        click.echo(f"{check_file} is up to date ({len(records)} records)", err=True)
+        _say_checked(context, tables.check(records, check_file, title, **options), check_file, len(records))
         return
     if out:
         tables.write(records, out, tables.TITLE if title is None else title, **options)
@@ -109,11 +106,9 @@ def _match(
     at = parse_levels(levels)
     records = load_records(paths)
     if check_file:
-        text = read_back(check_file)
-        if not match.is_match(text, records, title, quantity=asked, levels=at if levels is not None else None):
-            click.echo(f"{check_file} is out of date: write it again with --out {check_file}", err=True)
-            context.exit(1)
-        click.echo(f"{check_file} is up to date ({len(records)} records)", err=True)
+        given = {"quantity": asked, "levels": at if levels is not None else None}
+        same = match.is_match(read_back(check_file), records, title, **given)
+        _say_checked(context, same, check_file, len(records))
         return
     if out:
         jsonio.write_text(Path(out), match.build(records, asked, at, title))
@@ -122,3 +117,11 @@ def _match(
         click.echo(json.dumps(match.as_data(records, asked, at), indent=1, ensure_ascii=False, allow_nan=False))
     elif not out:
         click.echo(match.build(records, asked, at, title), nl=False)
+
+
+def _say_checked(context: click.Context, same: bool, file: str, count: int) -> None:
+    """What came out of --check; ends with 1 where a file is not what its records say."""
+    if not same:
+        click.echo(f"{file} is out of date: write it again with --out {file}", err=True)
+        context.exit(1)
+    click.echo(f"{file} is up to date ({count} records)", err=True)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import abc
-import re
 from dataclasses import dataclass
 from typing import ClassVar
 
 from prunebench.errors import BadParameter
+from prunebench.kinds import n_of_m
 from prunebench.layerwise.contract import Thinner
 from prunebench.plan import Plan
 from prunebench.strategy import PlanContext, Strategy
 
-__all__ = ["UNSTRUCTURED", "LayerwiseStrategy", "n_of_m"]
+__all__ = ["UNSTRUCTURED", "LayerwiseStrategy"]
 
 UNSTRUCTURED = "unstructured"
 
@@ -61,9 +61,3 @@ class LayerwiseStrategy(Strategy):
         if isinstance(plan, BaseException):
             raise plan
         return plan
-
-
-def n_of_m(text: str) -> tuple[int, int] | None:
-    """``"2:4"`` → (2, 4); None where the text is no such pattern."""
-    found = re.fullmatch(r"([1-9]\d*):([1-9]\d*)", text)
-    return (int(found[1]), int(found[2])) if found and int(found[1]) < int(found[2]) else None

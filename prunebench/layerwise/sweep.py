@@ -21,10 +21,12 @@ from prunebench.layerwise.linears import linear_modules
 from prunebench.layerwise.statistics import Collector
 from prunebench.layerwise.stopwatch import Stopwatch
 from prunebench.layerwise.walker import Walker
+from prunebench.measure.memory import torch_peak
 from prunebench.plan import Plan
 from prunebench.surgery import pruned
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
     from prunebench.ops import Op
@@ -199,14 +201,9 @@ class _Sweep:
 
 
 @contextmanager
-def _peak(walkers: Sequence[Walker], device: object) -> Iterator[None]:
+def _peak(walkers: Sequence[Walker], device: torch.device) -> Iterator[None]:
     """On CUDA the walkers' peak is what torch has measured; elsewhere what was counted."""
-    import torch
-
-    if getattr(device, "type", None) != "cuda":
+    with torch_peak(device) as peak:
         yield
-        return
-    torch.cuda.reset_peak_memory_stats(device)
-    yield
-    for walker in walkers:
-        walker.peak = int(torch.cuda.max_memory_allocated(device))
+    for walker in walkers if peak.allocated is not None else ():
+        walker.peak = peak.allocated

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from prunebench.bits import pack
 from prunebench.errors import PlanError
+from prunebench.kinds import n_of_m
 from prunebench.layerwise.contract import Thinned
-from prunebench.layerwise.strategy import n_of_m
 from prunebench.ops import Mask, Op, SetWeights
 
 if TYPE_CHECKING:

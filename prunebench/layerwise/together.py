@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from prunebench.errors import BudgetError, PlanError
+from prunebench.kinds import n_of_m
 from prunebench.layerwise.contract import Thinner
-from prunebench.layerwise.strategy import LayerwiseStrategy, n_of_m
+from prunebench.layerwise.strategy import LayerwiseStrategy
 from prunebench.plan import Plan
 from prunebench.plan_context import PlanContext
 

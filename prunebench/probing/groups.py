@@ -21,8 +21,8 @@ import numpy as np
 
 from prunebench.coupled import WIDTHS, Coupling, Member, Width, coupled_groups
 from prunebench.errors import CalibrationError
-from prunebench.probing.measures import mean_by_row, nll
-from prunebench.probing.weights import check_weights, only_these_require
+from prunebench.measure.memory import torch_peak
+from prunebench.probing.weights import added, check_weights, finite_losses, only_these_require
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -152,26 +152,19 @@ def gradient_rows(
     weights, squares = _weights(loaded, groups), any(name in SAMPLE_WISE for name in importances)
     sums: list[Tensor | None] = [None] * len(weights)
     acc: list[Tensor | None] = [None] * len(weights)
-    on_cuda = loaded.device.type == "cuda"
-    if on_cuda:
-        torch.cuda.reset_peak_memory_stats(loaded.device)
-    with only_these_require(loaded.model, weights), torch.enable_grad():
+    with torch_peak(loaded.device) as peak, only_these_require(loaded.model, weights), torch.enable_grad():
         for batch in made:
-            logits = loaded.adapter.forward(loaded, batch.inputs, logits_to_keep=batch.keep)
-            losses = mean_by_row(*nll(logits, batch.targets), len(batch.rows))
-            if not torch.isfinite(losses).all():
-                raise CalibrationError("the loss is not finite: try --dtype float32, or look at the weights")
-            found = list(torch.autograd.grad(losses.sum(), weights, allow_unused=True))
+            found = list(torch.autograd.grad(finite_losses(loaded, batch).sum(), weights, allow_unused=True))
             for index in range(len(found)):
                 gradient, found[index] = found[index], None  # one after the other makes room
                 if gradient is not None:
-                    sums[index] = _added(sums[index], gradient.float() / n_samples)
+                    sums[index] = added(sums[index], gradient.float() / n_samples)
                     if squares:
-                        acc[index] = _added(acc[index], gradient.float().square_().div_(n_samples))
+                        acc[index] = added(acc[index], gradient.float().square_().div_(n_samples))
             counts.add(loaded.info.n_layers, len(batch.rows), batch.inputs.n_tokens)
             counts.backward_passes += len(batch.rows)
     counted = sum(weight.numel() * (4 * (1 + squares) + weight.element_size()) for weight in weights)
-    counts.held(int(torch.cuda.max_memory_allocated(loaded.device)) if on_cuda else counted)
+    counts.held(counted if peak.allocated is None else peak.allocated)
     rows: dict[str, list[np.ndarray]] = {name: [] for name in importances}
     with torch.no_grad():
         for (layer, _, member), weight, g, a in zip(members_of(groups), weights, sums, acc, strict=True):
@@ -201,10 +194,6 @@ def _along(member: Member, values: Tensor) -> np.ndarray:
     import torch
 
     return values.sum(1 if member.axis == "out" else 0, dtype=torch.float64).cpu().numpy()
-
-
-def _added(total: Tensor | None, more: Tensor) -> Tensor:
-    return more if total is None else total.add_(more)
 
 
 def _weights(loaded: LoadedModel, groups: Couplings) -> list[nn.Parameter]:

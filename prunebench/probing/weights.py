@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from prunebench.probing.counts import Counts
     from prunebench.probing.questions import Batch
 
-__all__ = ["check_weights", "gradient_sums", "only_these_require", "weight_sums"]
+__all__ = ["added", "check_weights", "finite_losses", "gradient_sums", "only_these_require", "weight_sums"]
 
 
 def weight_sums(loaded: LoadedModel) -> dict[str, np.ndarray]:
@@ -51,15 +51,11 @@ def gradient_sums(loaded: LoadedModel, made: Iterable[Batch], n_samples: int, co
     sums: list[Tensor | None] = [None] * len(parameters)
     with only_these_require(loaded.model, parameters), torch.enable_grad():
         for batch in made:
-            logits = loaded.adapter.forward(loaded, batch.inputs, logits_to_keep=batch.keep)
-            losses = mean_by_row(*nll(logits, batch.targets), len(batch.rows))
-            if not torch.isfinite(losses).all():
-                raise CalibrationError("the loss is not finite: try --dtype float32, or look at the weights")
+            losses = finite_losses(loaded, batch)
             found = torch.autograd.grad(losses.sum() / n_samples, parameters, allow_unused=True)
             for index, gradient in enumerate(found):
                 if gradient is not None:  # an expert that no token went through has none
-                    before = sums[index]
-                    sums[index] = gradient.float() if before is None else before.add_(gradient.float())
+                    sums[index] = added(sums[index], gradient.float())
             counts.add(loaded.info.n_layers, len(batch.rows), batch.inputs.n_tokens)
             counts.backward_passes += len(batch.rows)
     with torch.no_grad():
@@ -68,6 +64,26 @@ def gradient_sums(loaded: LoadedModel, made: Iterable[Batch], n_samples: int, co
             for p, gradient in zip(parameters, sums, strict=True)
         }
     return _by_layer(loaded, values)
+
+
+def finite_losses(loaded: LoadedModel, batch: Batch) -> Tensor:
+    """Mean loss of each sample's tokens, (batch,), float64, with the graph that gradients need.
+
+    Raises:
+        CalibrationError: one is not finite.
+    """
+    import torch
+
+    logits = loaded.adapter.forward(loaded, batch.inputs, logits_to_keep=batch.keep)
+    losses = mean_by_row(*nll(logits, batch.targets), len(batch.rows))
+    if not torch.isfinite(losses).all():
+        raise CalibrationError("the loss is not finite: try --dtype float32, or look at the weights")
+    return losses
+
+
+def added(total: Tensor | None, more: Tensor) -> Tensor:
+    """The sum, in the memory of `total` where there is one already."""
+    return more if total is None else total.add_(more)
 
 
 def _parameters(loaded: LoadedModel) -> Iterator[nn.Parameter]:

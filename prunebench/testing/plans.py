@@ -14,7 +14,7 @@ import numpy as np
 
 from prunebench.budget import Budget
 from prunebench.errors import BudgetError, CalibrationError, PruneBenchError, first_line, typed_line
-from prunebench.layerwise.strategy import n_of_m
+from prunebench.kinds import n_of_m
 from prunebench.plan import Plan
 from prunebench.strategy import PlanContext, Strategy
 from prunebench.surgery import pruned

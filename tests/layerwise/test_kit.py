@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from prunebench import testing
+from prunebench.kinds import n_of_m
 from prunebench.layerwise import LayerwiseStrategy, Thinned
-from prunebench.layerwise.strategy import n_of_m
 from prunebench.ops import DropLayer, SetWeights
 from prunebench.plan import Plan
 from tests.layerwise.walks import RowWise

@@ -14,11 +14,10 @@ from prunebench import Budget, Plan, pruned
 from prunebench.config import Cell
 from prunebench.errors import BadParameter, BudgetError, CalibrationError, PlanError
 from prunebench.grid import Job
-from prunebench.kinds import share_words
+from prunebench.kinds import n_of_m, share_words
 from prunebench.layerwise import LayerwiseStrategy, Thinned, Thinner
 from prunebench.layerwise import together as module
 from prunebench.layerwise.held import nbytes
-from prunebench.layerwise.strategy import n_of_m
 from prunebench.layerwise.together import plan_together
 from prunebench.layerwise.waiting import Waiting
 from prunebench.ops import Mask
