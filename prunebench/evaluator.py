@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, SerializerFunctionWrapHandler, model_serializer
 
 if TYPE_CHECKING:
     from prunebench.adapter import LoadedModel
     from prunebench.suites import Task
 
-__all__ = ["LOG_METRICS", "Evaluator", "Progress", "TaskResult"]
+__all__ = ["LOG_METRICS", "Evaluator", "Need", "Progress", "TaskResult"]
 
 LOG_METRICS = frozenset({"perplexity"})
 """Metrics that are exp(mean of per-question scores): differences mean something between their logarithms only."""
+
+_LATER: dict[str, tuple[Any, ...]] = {
+    "scale": (1.0,),
+    "weight": (1.0,),
+    "clusters": ((), []),
+    "verdicts": ((), []),
+    "source": ({},),
+    "warnings": ((), []),
+}
+"""Fields that came later, with what they say by default."""
 
 Progress = Callable[[int, int], None]
 """Called with (questions done, questions in all)."""
@@ -48,11 +58,48 @@ class TaskResult(BaseModel):
     scores: tuple[FiniteFloat, ...] = ()
     answers: tuple[str, ...] = ()
     kinds: dict[str, tuple[int, float]] = Field(default_factory=dict, description="question kind → (n, mean score)")
+    scale: float = Field(default=1.0, gt=0, description="full marks of `score`")
+    weight: float = Field(default=1.0, gt=0, description="in the relative score")
+    clusters: tuple[str, ...] = Field(
+        default=(), description="what question i shares with others (an image, a video); empty: each stands alone"
+    )
+    verdicts: tuple[FiniteFloat, ...] = Field(
+        default=(), description="1 right, 0 wrong, where `scores` are contributions to a metric that is no plain mean"
+    )
+    source: dict[str, str] = Field(
+        default_factory=dict, description="what made the questions and scored them: package, task version, data"
+    )
+    warnings: tuple[str, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _said(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what came later and has nothing to say: older results read as they always did."""
+        said = handler(self)
+        for name in _LATER:
+            if name in said and said[name] in _LATER[name]:
+                del said[name]
+        return said
 
     @property
     def log_scale(self) -> bool:
         """True where `score` is exp(mean of `scores`), and rows compare by its logarithm."""
         return self.metric in LOG_METRICS
+
+
+class Need(NamedTuple):
+    """One thing that a task needs before it can run, for `prunebench doctor --suite`.
+
+    Attributes:
+        status: ``ok``, ``missing`` (the task cannot run) or ``warning``.
+        what: package, key, data, disk.
+        detail: one line.
+        do: the command or step that adds it, or None.
+    """
+
+    status: str
+    what: str
+    detail: str
+    do: str | None = None
 
 
 class Evaluator(abc.ABC):
@@ -68,3 +115,23 @@ class Evaluator(abc.ABC):
         Raises:
             EvaluationError: the task cannot be evaluated on this model.
         """
+
+    def check(self, task: Task) -> None:
+        """Refuse a task that cannot be right, before anything slow happens.
+
+        Raises:
+            MissingExtra: the package behind this evaluator is not installed.
+            UnknownName: no such task (names the nearest), or no such metric (names those there are).
+        """
+        return None
+
+    def needs(self, task: Task) -> list[Need]:
+        """What `task` needs on this machine; nothing is loaded or downloaded."""
+        return []
+
+    def revision(self, task: Task) -> str:
+        """What stands for data of the user's own (`Task.data`) and code that scores; empty where the suite says all.
+
+        It is part of every result's identity.
+        """
+        return ""

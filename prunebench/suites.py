@@ -35,8 +35,34 @@ class Task(_Strict):
     chance: float | None = Field(default=None, description="score of a uniform guess, where it is known beforehand")
     majority: float | None = Field(default=None, description="score of the most common answer, where known beforehand")
     max_new_tokens: int = Field(default=4, ge=1)
+    task: str | None = Field(default=None, description="what the evaluator calls it; the id where absent")
+    filter: str = Field(default="none", description="which post-processing of answers the metric is read from")
+    scale: float = Field(default=1.0, gt=0, description="full marks of the metric: 1, 100, 800, ...")
+    weight: float = Field(default=1.0, gt=0, description="in the relative score")
+    judge: str = Field(default="none", description="the service that scores answers, where rules do not do it alone")
+    limit: int | None = Field(default=None, ge=1, description="only the first questions; None takes all")
+    generation: dict[str, Any] = Field(default_factory=dict, description="overrides: max_new_tokens, until")
+    data: dict[str, str] = Field(
+        default_factory=dict, description="split → file or folder of one's own; `media` → folder of media files"
+    )
+    cluster: str | None = Field(default=None, description="field that questions about one image or video share")
+    questions: int | None = Field(default=None, ge=1, description="how many the whole benchmark has; for estimates")
+    disk_gb: float | None = Field(default=None, ge=0, description="size of its data; for estimates")
+    needs: tuple[str, ...] = Field(default=(), description="packages beside the evaluator's own, by their PyPI names")
     why: str = Field(default="", description="what this task tells about a pruned model")
     options: dict[str, Any] = Field(default_factory=dict, description="for the evaluator")
+
+
+    @property
+    def source(self) -> str:
+        """The task's name in its evaluator's own words."""
+        return self.task or self.id
+
+    @property
+    def count(self) -> int:
+        """Questions that will be asked, as far as is known beforehand."""
+        known = self.questions or self.n
+        return min(known, self.limit) if self.limit is not None else known
 
 
 class Suite(_Strict):

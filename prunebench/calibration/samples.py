@@ -31,6 +31,9 @@ class Sample:
         audio: float32 mono waveform in [-1, 1], a sound file, or None.
         sampling_rate: of ``audio`` where it is an array, in hertz.
         options: the closed set of answers, empty for free answers.
+        layout: where images stand among the words: text, or the index of an image, in order. Empty: all media first,
+            then `instruction`. With a layout, `instruction` still holds all the words (the texts joined), for adapters
+            whose prompt has the media in one fixed place.
     """
 
     id: str
@@ -43,6 +46,7 @@ class Sample:
     audio: np.ndarray | AudioFile | None = None
     sampling_rate: int | None = None
     options: tuple[str, ...] = field(default=())
+    layout: tuple[str | int, ...] = field(default=())
 
 
 def fingerprint(samples: Iterable[Sample]) -> str:
