@@ -3,16 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+LMMS := $(VENV)/.lmms
 
-.PHONY: demo test test-slow test-gpu test-compat lint testbed testbed-leaderboard smollm2 smollm2-leaderboard smollm2-vl bench dionysus clean
+.PHONY: demo test test-slow test-gpu test-compat lint lmms testbed testbed-leaderboard smollm2 smollm2-leaderboard smollm2-vl bench dionysus clean
 
 demo: $(STAMP)
 	$(BIN)/prunebench run --strategy topo --model testbed --sparsity 0.5 --controls --out runs/demo
 
-test: $(STAMP)
+test: $(STAMP) $(LMMS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu"
 
-test-slow: $(STAMP)
+test-slow: $(STAMP) $(LMMS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
 test-gpu: $(STAMP)
@@ -26,6 +27,15 @@ test-compat: $(STAMP)
 	PYTHONPATH=$(VENV)/compat-$(COMPAT) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" \
 		tests/test_surgery.py tests/test_layer_config.py tests/test_slices.py tests/test_narrow_checkpoints.py \
 		tests/layerwise tests/models/test_famil*.py tests/models/test_videollama2*.py
+
+# The benchmarks of lmms-eval. Its own requirements name torchvision without an upper limit: a plain install beside a CPU
+# build of torch brings gigabytes of CUDA packages, or a torchvision that cannot be imported and breaks transformers. So
+# on a CPU machine its code is installed alone, with what the evaluator and the tasks of our suites import. On a CUDA
+# machine it is installed as its authors mean it, with torch held at the version that is there.
+LMMS_CPU = datasets evaluate loguru tenacity pytablewriter sacrebleu scikit-learn \
+	Levenshtein nltk openai opencv-python-headless openpyxl
+lmms: $(LMMS)
+	$(BIN)/prunebench doctor
 
 lint: $(STAMP)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -137,6 +147,16 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
 	touch $(STAMP)
+
+$(LMMS): $(STAMP)
+	if $(BIN)/python -c "import sys, torch; sys.exit(torch.version.cuda is None)"; then \
+		$(BIN)/python -c "import torch; print('torch==' + torch.__version__)" > $(VENV)/torch.txt && \
+		$(BIN)/python -m pip install --quiet -c $(VENV)/torch.txt -e ".[lmms]"; \
+	else \
+		$(BIN)/python -m pip install --quiet -c constraints.txt $(LMMS_CPU) && \
+		$(BIN)/python -m pip install --quiet --no-deps "lmms-eval>=0.7.3,<0.8"; \
+	fi
+	touch $(LMMS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache

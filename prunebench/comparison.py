@@ -168,15 +168,26 @@ class Group:
         return frozenset(task for task, result in self.reference.items() if not result.higher_is_better)
 
     @cached_property
+    def weights(self) -> dict[str, float]:
+        """What each task weighs in relative scores, 1 where nothing else was said."""
+        return {task: self.reference[task].weight if task in self.reference else 1.0 for task in self.tasks}
+
+    @cached_property
     def log_scale(self) -> frozenset[str]:
         return frozenset(task for task, result in self.reference.items() if result.log_scale)
 
     def display(self, task: str) -> tuple[float, int]:
         """Factor and digits to show a task's scores with: percent where every record's score is a share in [0, 1]."""
-        scores = [result.score for record in self.records if (result := _result(record, task))]
-        if all(0.0 <= score <= 1.0 for score in scores):
-            return 100.0, 1
-        return 1.0, 1 if max(abs(score) for score in scores) >= 10 else 3
+        return self._displays[task]
+
+    @cached_property
+    def _displays(self) -> dict[str, tuple[float, int]]:
+        found = {}
+        for task in self.tasks:
+            scores = [result.score for record in self.records if (result := _result(record, task))]
+            share = all(0.0 <= score <= 1.0 for score in scores)
+            found[task] = (100.0, 1) if share else (1.0, 1 if max(abs(score) for score in scores) >= 10 else 3)
+        return found
 
     def missing(self, record: Record) -> str:
         """What a record lacks, in words; empty for a complete one."""
@@ -202,6 +213,7 @@ class Group:
             {result.task: result.score for result in record.tasks},
             {result.task: result.score for result in dense.tasks},
             {task: result.chance for task, result in self.reference.items()},
+            self.weights,
             lower_is_better=self.lower_is_better,
             log_scale=self.log_scale,
         )

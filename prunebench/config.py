@@ -73,6 +73,7 @@ class Cell(_Strict):
     seed: int = 0
     suite: str
     suite_digest: str
+    left_out: dict[str, str] = Field(default_factory=dict, description="tasks of the suite that were not run → why")
     limit: int | None = None
     calibration: CalibrationSpec | None = Field(default=None, description="None for strategies that need no statistics")
     calibration_revision: str = ""
@@ -81,8 +82,11 @@ class Cell(_Strict):
 
     @model_serializer(mode="wrap")
     def _said(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without recovery where there is none: such a cell reads as it always did."""
-        return without_null(handler(self), "recovery")
+        """Without what came later and says nothing: such a cell reads as it always did."""
+        said = without_null(handler(self), "recovery")
+        if not said.get("left_out", True):
+            del said["left_out"]
+        return said
 
     @property
     def id(self) -> str:
@@ -115,6 +119,10 @@ class Spec(_Strict):
     budgets: tuple[Budget, ...] = ()
     params: dict[str, str] = Field(default_factory=dict, description="`k` or `topo.k` → text, typed by the strategy")
     suite: str | None = None
+    tasks: tuple[str, ...] = Field(default=(), description="only these tasks of the suite; none takes all")
+    data: dict[str, str] = Field(
+        default_factory=dict, description="`task`, `task:split` or `task:media` → file or folder of one's own"
+    )
     limit: int | None = Field(default=None, ge=1, description="questions per task; None takes all")
     controls: bool = False
     seeds: int = Field(default=5, ge=1, description="draws of each stochastic strategy")

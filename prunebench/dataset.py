@@ -6,12 +6,14 @@ import abc
 from typing import TYPE_CHECKING, ClassVar
 
 from prunebench.calibration.samples import Sample
-from prunebench.errors import BadParameter
+from prunebench.errors import BadParameter, EvaluationError, PruneBenchError, first_line
+from prunebench.evaluator import Need
 
 if TYPE_CHECKING:
     from prunebench.plugins import Plugins
+    from prunebench.suites import Task
 
-__all__ = ["SPLITS", "Dataset", "open_dataset"]
+__all__ = ["SPLITS", "Dataset", "dataset_need", "open_dataset", "registered"]
 
 SPLITS = ("train", "calibration", "test")
 
@@ -61,3 +63,26 @@ def open_dataset(plugins: Plugins, name: str) -> Dataset:
     """
     word, colon, reference = name.partition(":")
     return plugins.get("datasets", word).open(reference if colon else None)
+
+
+def registered(task: Task, evaluator: str) -> Dataset:
+    """The dataset of a suite's task.
+
+    Raises:
+        EvaluationError: the task names none.
+        UnknownName, BadParameter: no such dataset, or a reference that it does not understand.
+    """
+    from prunebench.plugins import get_plugins
+
+    if not task.dataset:
+        raise EvaluationError(f"task {task.id!r} names no dataset: the evaluator {evaluator!r} needs one")
+    return open_dataset(get_plugins(), task.dataset)
+
+
+def dataset_need(task: Task, evaluator: str) -> Need:
+    """Whether a task's dataset is there, for `Evaluator.needs`."""
+    try:
+        dataset = registered(task, evaluator)
+    except PruneBenchError as error:
+        return Need("missing", "data", first_line(error), "prunebench list datasets")
+    return Need("ok", "data", f"dataset {dataset.label!r}, revision {dataset.revision[:12]}")

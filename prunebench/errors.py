@@ -70,10 +70,11 @@ class BudgetError(UsageError):
 
 
 class MissingExtra(PruneBenchError):
-    """An optional package is missing."""
+    """An optional package is missing; `command` installs it where the extra alone would not do."""
 
-    def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(f"{purpose} needs {package!r}: pip install 'prunebench[{extra}]'")
+    def __init__(self, package: str, extra: str, purpose: str, command: str | None = None) -> None:
+        command = command or f"pip install 'prunebench[{extra}]'"
+        super().__init__(f"{purpose} needs {package!r}: {command}")
         self.package, self.extra = package, extra
 
 

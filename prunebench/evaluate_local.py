@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from prunebench.calibration.samples import Sample
-from prunebench.dataset import open_dataset
+from prunebench.dataset import dataset_need, registered
 from prunebench.encoded import EncoderCache
 from prunebench.errors import EvaluationError, UnknownName
-from prunebench.evaluator import Evaluator, Progress, TaskResult
+from prunebench.evaluator import Evaluator, Need, Progress, TaskResult
 from prunebench.metrics import METRICS, is_outside, normalise
 from prunebench.stats import mean_interval
 
@@ -36,11 +36,21 @@ class LocalEvaluator(Evaluator):
         self.encoder = encoder or EncoderCache()
         self._samples: dict[tuple, list[Sample]] = {}
 
+    def check(self, task: Task) -> None:
+        self._check_metric(task)
+        registered(task, self.name)
+
+    def needs(self, task: Task) -> list[Need]:
+        return [dataset_need(task, self.name)]
+
+    def _check_metric(self, task: Task) -> None:
+        if task.metric not in METRICS:
+            raise EvaluationError(f"task {task.id!r}: {UnknownName('metric', task.metric, METRICS)}")
+
     def evaluate(self, loaded: LoadedModel, task: Task, progress: Progress | None = None) -> TaskResult:
         import torch
 
-        if task.metric not in METRICS:
-            raise EvaluationError(f"task {task.id!r}: {UnknownName('metric', task.metric, METRICS)}")
+        self._check_metric(task)
         samples = self._questions(task)
         if task.metric == "option_match" and (open_ := [sample.id for sample in samples if not sample.options]):
             raise EvaluationError(f"task {task.id!r}: metric 'option_match' needs options, {open_[0]!r} has none")
@@ -84,15 +94,12 @@ class LocalEvaluator(Evaluator):
         )
 
     def _questions(self, task: Task) -> list[Sample]:
-        from prunebench.plugins import get_plugins
-
-        if not task.dataset:
-            raise EvaluationError(f"task {task.id!r} names no dataset: the evaluator 'local' needs one")
-        key = (task.dataset, task.split, task.n, task.seed, task.domain)
+        dataset = registered(task, self.name)
+        n = task.n if task.limit is None else min(task.n, task.limit)
+        key = (task.dataset, task.split, n, task.seed, task.domain)
         if key not in self._samples:
-            dataset = open_dataset(get_plugins(), task.dataset)
             try:
-                found = dataset.samples(task.split, task.n, seed=task.seed, domain=task.domain)
+                found = dataset.samples(task.split, n, seed=task.seed, domain=task.domain)
             except ValueError as error:
                 raise EvaluationError(f"task {task.id!r}: dataset {task.dataset!r}: {error}") from error
             if not found:

@@ -18,9 +18,9 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prunebench.adapter import DecoderInputs
-from prunebench.dataset import open_dataset
+from prunebench.dataset import dataset_need, registered
 from prunebench.errors import EvaluationError, UnknownName
-from prunebench.evaluator import Evaluator, Progress, TaskResult
+from prunebench.evaluator import Evaluator, Need, Progress, TaskResult
 from prunebench.stats import mean_interval
 
 if TYPE_CHECKING:
@@ -63,11 +63,24 @@ class PerplexityEvaluator(Evaluator):
         self.batch_size = batch_size
         self._windows: dict[tuple[Any, ...], Windows] = {}
 
+    def check(self, task: Task) -> None:
+        self._check_options(task)
+        registered(task, self.name)
+
+    def needs(self, task: Task) -> list[Need]:
+        return [dataset_need(task, self.name)]
+
+    def _check_options(self, task: Task) -> None:
+        if task.metric != METRIC or task.higher_is_better:
+            raise EvaluationError(f"task {task.id!r}: write `metric: {METRIC}` and `higher_is_better: false`")
+        for key in task.options:
+            if key not in OPTIONS:
+                raise EvaluationError(f"task {task.id!r}: {UnknownName('option', key, OPTIONS)}")
+
     def evaluate(self, loaded: LoadedModel, task: Task, progress: Progress | None = None) -> TaskResult:
         import torch
 
-        if task.metric != METRIC or task.higher_is_better:
-            raise EvaluationError(f"task {task.id!r}: write `metric: {METRIC}` and `higher_is_better: false`")
+        self._check_options(task)
         started = time.perf_counter()
         windows = self._cut(loaded, task)
         ids, losses, vocabulary = windows.ids, [], 0
@@ -88,28 +101,21 @@ class PerplexityEvaluator(Evaluator):
         return self._result(task, losses, windows.scored, vocabulary, time.perf_counter() - started)
 
     def _cut(self, loaded: LoadedModel, task: Task) -> Windows:
-        from prunebench.plugins import get_plugins
-
-        if not task.dataset:
-            raise EvaluationError(f"task {task.id!r} names no dataset: the evaluator {self.name!r} needs one")
-        for key in task.options:
-            if key not in OPTIONS:
-                raise EvaluationError(f"task {task.id!r}: {UnknownName('option', key, OPTIONS)}")
+        dataset = registered(task, self.name)
         options = {**OPTIONS, **task.options}
+        n = task.n if task.limit is None else min(task.n, task.limit)
         key = (
             loaded.info.revision,
             task.dataset,
             task.split,
-            task.n,
+            n,
             task.seed,
             task.domain,
             *map(str, options.items()),
         )
         if key not in self._windows:
             try:
-                samples = open_dataset(get_plugins(), task.dataset).samples(
-                    task.split, task.n, seed=task.seed, domain=task.domain
-                )
+                samples = dataset.samples(task.split, n, seed=task.seed, domain=task.domain)
                 text = str(options["join"]).join(sample.instruction for sample in samples)
                 self._windows[key] = cut_windows(_tokenizer(loaded), text, int(options["context"]))
             except ValueError as error:

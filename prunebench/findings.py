@@ -3,27 +3,50 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from prunebench.comparison import Group, Row, Section
 from prunebench.evaluator import TaskResult
-from prunebench.stats import Difference, Flips, flips, is_binary, paired_difference
+from prunebench.stats import (
+    Difference,
+    Flips,
+    RelativeIntervals,
+    flips,
+    is_binary,
+    paired_difference,
+    relative_intervals,
+)
 from prunebench.store import Record
 
 __all__ = [
     "BandVerdict",
+    "Pairs",
     "band_verdicts",
     "best_rows",
     "difference",
+    "flips_by_task",
     "flips_from_dense",
     "jaccard",
+    "paired_scores",
     "planted_precision",
     "question_scores",
     "ranking_weights",
+    "relative_uncertainty",
 ]
 
-Paired = dict[str, tuple[tuple[float, ...], tuple[float, ...]]]
+
+class Pairs(NamedTuple):
+    """By task: both records' scores of the same questions in one order, and what these questions share."""
+
+    first: dict[str, tuple[float, ...]]
+    second: dict[str, tuple[float, ...]]
+    clusters: dict[str, tuple[str, ...]]
+
+
+_INTERVALS: weakref.WeakKeyDictionary[Group, dict[object, RelativeIntervals]] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +83,7 @@ def difference(group: Group, row: Row, best: Row) -> Difference | None:
     """Paired difference row − best in units of the ranking score, the dense model's scores and chance taken as fixed.
 
     The ranking score is linear in the task scores (in the logarithm of a perplexity), so it is the sum over tasks of
-    the task's mean paired difference, divided by (dense − chance) or dense and by the number of tasks.
+    the task's weight times its mean paired difference, divided by (dense − chance) or dense and by the sum of weights.
 
     Returns:
         None for bands, and where per-question scores are missing or are of other questions.
@@ -68,12 +91,35 @@ def difference(group: Group, row: Row, best: Row) -> Difference | None:
     weights = ranking_weights(group)
     if weights is None or len(row.records) != 1 or len(best.records) != 1:
         return None
-    pairs = _paired(row.records[0], best.records[0], group.tasks)
+    pairs = paired_scores(row.records[0], best.records[0], group.tasks)
     if pairs is None:
         return None
-    first = {task: pair[0] for task, pair in pairs.items()}
-    second = {task: pair[1] for task, pair in pairs.items()}
-    return paired_difference(first, second, weights=weights)
+    return paired_difference(pairs.first, pairs.second, weights=weights, clusters=pairs.clusters)
+
+
+def relative_uncertainty(group: Group, record: Record) -> RelativeIntervals:
+    """Intervals of the record's relative scores, the dense model's scores being as uncertain as its own.
+
+    Both None for the dense record itself, and where per-question scores are missing or are of other questions.
+    """
+    if group.dense is None or record is group.dense or group.missing(record):
+        return RelativeIntervals(None, None)
+    pairs = paired_scores(record, group.dense, group.tasks)
+    if pairs is None:
+        return RelativeIntervals(None, None)
+    known = _INTERVALS.setdefault(group, {})  # many plans come out alike, and each is shown more than once
+    key = tuple(pairs.first.values())
+    if key not in known:
+        known[key] = relative_intervals(
+            pairs.first,
+            pairs.second,
+            {task: result.chance for task, result in group.reference.items()},
+            {task: result.weight for task, result in group.reference.items()},
+            lower_is_better=group.lower_is_better,
+            log_scale=group.log_scale,
+            clusters=pairs.clusters,
+        )
+    return known[key]
 
 
 def ranking_weights(group: Group) -> dict[str, float] | None:
@@ -84,7 +130,7 @@ def ranking_weights(group: Group) -> dict[str, float] | None:
     """
     if group.dense is None or group.ranking is None:
         return None
-    weights = {}
+    weights, total = {}, sum(group.weights.values())
     for task in group.tasks:
         reference, floor = group.reference[task], 0.0
         dense = next(result.score for result in group.dense.tasks if result.task == task)
@@ -94,25 +140,37 @@ def ranking_weights(group: Group) -> dict[str, float] | None:
             return None  # dense / score is not linear in the score
         if reference.log_scale:  # its per-question scores are logarithms, and so is the ranking score
             dense, floor = math.log(dense), math.log(floor) if floor > 0 else 0.0
-        weights[task] = 1 / ((dense - floor) * len(group.tasks))
+        weights[task] = group.weights[task] / ((dense - floor) * total)
     return weights
 
 
 def question_scores(record: Record, task: str) -> dict[str, float] | None:
     """Score of each question of a task by its id; None where the record does not hold one for each."""
-    result = next((result for result in record.tasks if result.task == task), None)
+    result = _result(record, task)
     return dict(zip(result.ids, result.scores, strict=True)) if result is not None and _per_question(result) else None
 
 
 def flips_from_dense(group: Group, record: Record) -> Flips | None:
-    """Answers that pruning turned from right to wrong and from wrong to right, over all tasks of 0/1 scores."""
+    """Answers that pruning turned from right to wrong and from wrong to right, over all tasks; None where one has none.
+
+    A question of several tasks counts in each.
+    """
+    counts = flips_by_task(group, record)
+    if not counts or set(counts) != set(group.tasks):
+        return None
+    return Flips(sum(c.right_to_wrong for c in counts.values()), sum(c.wrong_to_right for c in counts.values()))
+
+
+def flips_by_task(group: Group, record: Record) -> dict[str, Flips]:
+    """The same by task, for those where every answer is right or wrong: by its verdict, else by its score."""
+    found: dict[str, Flips] = {}
     if group.dense is None:
-        return None
-    pairs = _paired(group.dense, record, group.tasks)
-    if pairs is None or not all(is_binary(scores) for pair in pairs.values() for scores in pair):
-        return None
-    counts = [flips(dense, pruned) for dense, pruned in pairs.values()]
-    return Flips(sum(c.right_to_wrong for c in counts), sum(c.wrong_to_right for c in counts))
+        return found
+    for task in group.tasks:
+        before, after = _verdicts(group.dense, task), _verdicts(record, task)
+        if before is not None and after is not None and set(before) == set(after):
+            found[task] = flips(list(before.values()), [after[question] for question in before])
+    return found
 
 
 def jaccard(first: Row, second: Row) -> float | None:
@@ -139,18 +197,37 @@ def planted_precision(record: Record) -> float | None:
     return sum(layer in removable for layer in halves) / len(halves) if halves else None
 
 
-def _paired(first: Record, second: Record, tasks: Sequence[str]) -> Paired | None:
-    pairs: Paired = {}
+def paired_scores(first: Record, second: Record, tasks: Sequence[str]) -> Pairs | None:
+    """Both records' scores of the same questions; None where one lacks them, or they are of other questions."""
+    pairs = Pairs({}, {}, {})
     for task in tasks:
-        one = next((result for result in first.tasks if result.task == task), None)
-        two = next((result for result in second.tasks if result.task == task), None)
+        one, two = _result(first, task), _result(second, task)
         if one is None or two is None or not _per_question(one) or not _per_question(two):
             return None
         by_id = dict(zip(two.ids, two.scores, strict=True))
         if set(one.ids) != set(by_id):
             return None
-        pairs[task] = one.scores, tuple(by_id[question] for question in one.ids)
-    return pairs or None
+        pairs.first[task], pairs.clusters[task] = one.scores, one.clusters
+        pairs.second[task] = tuple(by_id[question] for question in one.ids)
+    return pairs if pairs.first else None
+
+
+def _result(record: Record, task: str) -> TaskResult | None:
+    return next((result for result in record.tasks if result.task == task), None)
+
+
+def _verdicts(record: Record, task: str) -> dict[str, float] | None:
+    """Right (1) or wrong (0) by question; None where answers are not just that, or not known one by one."""
+    result = _result(record, task)
+    if result is None or not result.ids or len(set(result.ids)) != len(result.ids):
+        return None
+    if len(result.verdicts) == len(result.ids):
+        found = result.verdicts
+    elif _per_question(result):
+        found = tuple(score / result.scale for score in result.scores)
+    else:
+        return None
+    return dict(zip(result.ids, found, strict=True)) if is_binary(found) else None
 
 
 def _per_question(result: TaskResult) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from prunebench.budget import Budget
@@ -24,7 +24,7 @@ __all__ = [
     "build_strategies",
     "calibration_spec",
     "every_strategy",
-    "limited",
+    "plugin_version",
     "reads_samples",
 ]
 
@@ -82,14 +82,6 @@ def every_strategy(plugins: Plugins, params: Iterable[str] = ()) -> list[str]:
     return [cls.name for cls in known if cls.in_all or named & {cls.name, *cls.aliases}]
 
 
-def limited(suite: Suite, limit: int | None) -> Suite:
-    """The suite with at most `limit` questions per task."""
-    if limit is None:
-        return suite
-    tasks = tuple(task.model_copy(update={"n": min(task.n, limit)}) for task in suite.tasks)
-    return suite.model_copy(update={"tasks": tasks})
-
-
 def calibration_spec(spec: Spec, dataset: Dataset) -> CalibrationSpec:
     """Which samples of `dataset` calibrate this run."""
     return CalibrationSpec(
@@ -109,14 +101,20 @@ def build_cells(
     info: ModelInfo,
     suite: Suite,
     dataset: Dataset | None,
+    revisions: Mapping[str, str] | None = None,
+    left_out: Mapping[str, str] | None = None,
 ) -> list[Job]:
     """The grid: dense, then every strategy at every budget and seed.
+
+    Args:
+        revisions: what evaluators say of the tasks' own data and code (`Evaluator.revision`), by task.
+        left_out: tasks of the suite that are not run → why.
 
     Raises:
         BudgetError: a budget that no model of this depth can meet; said before anything runs.
     """
-    revisions = {task.dataset: open_dataset(plugins, task.dataset).revision for task in suite.tasks if task.dataset}
-    suite_digest = suite.digest(revisions)
+    datasets = {task.dataset: open_dataset(plugins, task.dataset).revision for task in suite.tasks if task.dataset}
+    suite_digest = suite.digest({**datasets, **(revisions or {})})
 
     def job(strategy: Strategy, budget: Budget, seed: int, recovery: Recovery | None = None) -> Job:
         defaults = type(strategy)().params()
@@ -133,6 +131,7 @@ def build_cells(
             seed=seed,
             suite=suite.name,
             suite_digest=suite_digest,
+            left_out=dict(left_out or {}),
             limit=spec.limit,
             calibration=calibration_spec(spec, reads) if reads else None,
             calibration_revision=reads.revision if reads else "",
@@ -156,5 +155,10 @@ def build_cells(
 
 
 def _version(strategy: Strategy, plugins: Plugins) -> str:
-    owner = plugins.registry("strategies")[strategy.name].plugin
+    return plugin_version(plugins, "strategies", strategy.name)
+
+
+def plugin_version(plugins: Plugins, kind: str, name: str) -> str:
+    """Version of the plugin that registered `name`; empty where it has none and PruneBench is not installed."""
+    owner = plugins.registry(kind)[name].plugin
     return plugins.infos[owner].version or package_version("prunebench") or ""

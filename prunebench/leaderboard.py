@@ -10,27 +10,28 @@ from typing import Any
 from prunebench import jsonio
 from prunebench.comparison import Group, Row, Section, group_records
 from prunebench.errors import UnknownName
-from prunebench.findings import band_verdicts, best_rows, difference
+from prunebench.findings import flips_by_task, relative_uncertainty
 from prunebench.kinds import removes_layers, widths
 from prunebench.report.costs import cost_table, kernel_notes
 from prunebench.report.definitions import DEFINITIONS, KINDS, LOG_SCALE, RANKINGS
 from prunebench.report.facts import content_digest, facts, task_table, titles
-from prunebench.report.markdown import layer_ranges, one_line, percent, read_back, words
+from prunebench.report.markdown import layer_ranges, one_line, read_back
 from prunebench.report.match import is_match, said_options
 from prunebench.report.overview import overview_tables, precision_tables, scores_table
 from prunebench.report.reduction import sizes, zeroed_share
 from prunebench.report.robustness import as_markdown
 from prunebench.report.spread import spread_data, spread_parts, standing_data, standing_parts
-from prunebench.report.tables import difference_table, name, overlap_table, quality_tables
+from prunebench.report.tables import difference_table, overlap_table, quality_tables
+from prunebench.report.verdict import verdict
 from prunebench.report.winners import holes, winners
 from prunebench.robustness import Robustness
+from prunebench.significance import significance
 from prunebench.spread import Resamples
 from prunebench.store import Record
 
 __all__ = ["as_data", "build", "check", "write"]
 
 TITLE = "Leaderboard"
-MIN_DRAWS = 5
 
 
 def build(
@@ -144,7 +145,11 @@ def _group_data(group: Group) -> dict[str, Any]:
                 "layers_removed": section.layers,
                 "budget": section.budget,
                 "recovery": section.recovery or None,
-                "rows": [{**_row_data(group, row), **_kind_data(section.kind, row)} for row in section.rows],
+                "detectable_difference": significance(group, section).detectable,
+                "rows": [
+                    {**_row_data(group, row), **_tests_data(group, section, row), **_kind_data(section.kind, row)}
+                    for row in section.rows
+                ],
             }
             for section in group.sections
         ],
@@ -168,6 +173,25 @@ def _row_data(group: Group, row: Row) -> dict[str, Any]:
         "removed_layers": [list(record.plan.removed_layers) for record in row.shown if record.plan is not None],
         "cells": [record.id for record in (*row.records, *row.others)],
         "notes": [group.missing(record) for record in row.others],
+    }
+
+
+def _tests_data(group: Group, section: Section, row: Row) -> dict[str, Any]:
+    """What the questions tell about a row, null where they cannot; intervals and flips one per record."""
+    told = significance(group, section)
+    intervals = [relative_uncertainty(group, record) for record in row.records]
+    return {
+        "relative_interval": [one.plain[:2] if one.plain else None for one in intervals],
+        "relative_chance_corrected_interval": [
+            one.chance_corrected[:2] if one.chance_corrected else None for one in intervals
+        ],
+        "p_against_best": told.against_best.get(row),
+        "p_against_dense": told.against_dense.get(row),
+        "tie_group": told.letter(row),
+        "p_against_random": {label: null._asdict() for label, null in told.nulls.get(row, {}).items()},
+        "flips": [
+            {task: found._asdict() for task, found in flips_by_task(group, record).items()} for record in row.records
+        ],
     }
 
 
@@ -235,7 +259,7 @@ def _group(group: Group, heading: str, highlight: str | None = None) -> list[str
     parts += spread_parts(group, resamples)
     for section in group.sections:
         parts.append(f"### {section.heading(len(kinds) > 1)}")
-        parts += filter(None, [_verdict(group, section), sizes(section)])
+        parts += filter(None, [verdict(group, section), sizes(section)])
         parts += quality_tables(group, section)
         tables = (difference_table(group, section), cost_table(group, section), kernel_notes(section))
         parts += [text for text in tables if text]
@@ -249,31 +273,3 @@ def _group(group: Group, heading: str, highlight: str | None = None) -> list[str
         for section, text in overlaps:
             parts += [f"**{section.heading(len(kinds) > 1)}**", text]
     return parts
-
-
-def _verdict(group: Group, section: Section) -> str:
-    """In plain words: who is best, who ties with it, and who does not beat the bands."""
-    best = best_rows(section)
-    if not best or group.ranking is None:
-        return "No row can be ranked here."
-    top = percent(best[0].values(group.ranking)[0])
-    who = words([name(row) for row in best])
-    lines = [f"**Best: {who}** with {top} ({RANKINGS[group.ranking]})."]
-    gaps = [(row, difference(group, row, best[0])) for row in section.ranked if row not in best]
-    if tied := [name(row) for row, gap in gaps if gap is not None and gap.is_tie]:
-        lines.append(f"Not told apart from {name(best[0])} by the paired 95 % interval: {words(tied)}.")
-    for verdict in band_verdicts(group, section):
-        seeds = len(verdict.band.records)
-        band = f"{name(verdict.band)}, {percent(verdict.low)} to {percent(verdict.high)}"
-        if not verdict.above:
-            lines.append(f"**No strategy is above every draw of the band {band}.**")
-        elif verdict.not_above:
-            lines.append(f"Not above every draw of the band {band}: {words([name(row) for row in verdict.not_above])}.")
-        else:
-            lines.append(f"Every ranked strategy is above every draw of the band {band}.")
-        below = [name(row) for row in verdict.not_above if row.values(group.ranking)[0] < verdict.mean]
-        if seeds < MIN_DRAWS:
-            lines.append(f"{seeds} draws are few for a band: take at least {MIN_DRAWS} seeds.")
-        if below:
-            lines.append(f"Below that band's mean of {percent(verdict.mean)}: {words(below)}.")
-    return " ".join(lines)

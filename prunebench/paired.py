@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from prunebench.clustered import cluster_codes, resampled_means, t_level
 from prunebench.errors import BadParameter
 
 __all__ = [
@@ -23,10 +24,14 @@ __all__ = [
     "is_binary",
     "mcnemar",
     "paired_difference",
+    "paired_values",
     "percentiles",
 ]
 
 N_BOOT = 10_000
+
+Scores = Sequence[float] | Mapping[str, Sequence[float]]
+Clusters = Sequence[str] | Mapping[str, Sequence[str]] | None
 
 
 class Difference(NamedTuple):
@@ -51,17 +56,20 @@ class Flips(NamedTuple):
 
 
 def paired_difference(
-    scores_a: Sequence[float] | Mapping[str, Sequence[float]],
-    scores_b: Sequence[float] | Mapping[str, Sequence[float]],
+    scores_a: Scores,
+    scores_b: Scores,
     seed: int = 0,
     n_boot: int = N_BOOT,
     level: float = 0.95,
     weights: Mapping[str, float] | None = None,
+    clusters: Clusters = None,
 ) -> Difference:
     """Mean difference of two models on the same questions, with a paired percentile bootstrap interval.
 
     Questions are resampled as pairs, so what makes a question hard for both models cancels out. Given tasks (mappings),
-    each task is resampled by itself and the statistic is Σ_task w · mean(a − b).
+    each task is resampled by itself and the statistic is Σ_task w · mean(a − b). Where questions share an image or a
+    video, these are resampled with all their questions (see `prunebench.clustered`), and the interval allows for how
+    few they are.
 
     Parameters
     ----------
@@ -76,17 +84,49 @@ def paired_difference(
     weights : mapping of task → factor, optional
         Used as they are, not normalised, so that a difference can be told in units of a relative score. The mean over
         tasks if absent.
+    clusters : sequence of str, shape (n,), or mapping of task → such a sequence, optional
+        What question i shares with others; a task without has questions that stand alone.
 
     Raises
     ------
     BadParameter
-        Different tasks, different numbers of questions, or none.
+        Different tasks, different numbers of questions, or none; clusters that are not one for each question.
 
     References
     ----------
     B. Efron and R. J. Tibshirani, "An Introduction to the Bootstrap" (1993), chapters 8 and 13.
     """
     check_level(level)
+    tasks, differences, groups, factors = paired_values(scores_a, scores_b, clusters, weights)
+    random = np.random.RandomState(seed)
+    mean, total, resampled = 0.0, 0, np.zeros(n_boot)
+    clustered, variances, units = False, [], []
+    for task in tasks:
+        difference = differences[task]
+        if cluster_codes(groups[task], difference.size) is None:
+            own, count = bootstrap_means(difference, random, n_boot), difference.size
+        else:
+            means, _, count = resampled_means(difference[:, None], groups[task], random, n_boot)
+            own, clustered = means[:, 0], True
+        mean += factors[task] * float(difference.mean())
+        resampled += factors[task] * own
+        variances.append(factors[task] ** 2 * float(own.var()))
+        units.append(count)
+        total += difference.size
+    held = t_level(level, variances, units) if clustered else level
+    return Difference(mean, *percentiles(resampled, held), total)
+
+
+def paired_values(
+    scores_a: Scores, scores_b: Scores, clusters: Clusters = None, weights: Mapping[str, float] | None = None
+) -> tuple[list[str], dict[str, np.ndarray], dict[str, Sequence[str]], Mapping[str, float]]:
+    """Tasks in order, and by task: the differences a − b (n,), the clusters (empty where none), and the factor.
+
+    Raises
+    ------
+    BadParameter
+        As `paired_difference`.
+    """
     if isinstance(scores_a, Mapping) != isinstance(scores_b, Mapping):
         raise BadParameter("give both models' scores as sequences, or both as mappings of task to scores")
     strata_a = scores_a if isinstance(scores_a, Mapping) else {"": scores_a}
@@ -97,14 +137,15 @@ def paired_difference(
     factors = weights if weights is not None else {task: 1 / len(tasks) for task in tasks}
     if without := [task for task in tasks if task not in factors]:
         raise BadParameter(f"no weight for task {without[0]!r}")
-    random = np.random.RandomState(seed)
-    mean, total, resampled = 0.0, 0, np.zeros(n_boot)
+    differences = {task: _pairs(strata_a[task], strata_b[task], task) for task in tasks}
+    if clusters is None:
+        clusters = {}
+    elif isinstance(clusters, Mapping) != isinstance(scores_a, Mapping):
+        raise BadParameter("give clusters as the scores: a sequence, or a mapping of task to clusters")
+    groups = dict(clusters) if isinstance(clusters, Mapping) else {"": clusters}
     for task in tasks:
-        difference = _pairs(strata_a[task], strata_b[task], task)
-        mean += factors[task] * float(difference.mean())
-        resampled += factors[task] * bootstrap_means(difference, random, n_boot)
-        total += difference.size
-    return Difference(mean, *percentiles(resampled, level), total)
+        cluster_codes(groups.setdefault(task, ()), differences[task].size)
+    return tasks, differences, groups, factors
 
 
 def percentiles(resampled: np.ndarray, level: float) -> tuple[float, float]:

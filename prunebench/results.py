@@ -58,9 +58,9 @@ def load_results(*paths: str | Path) -> pandas.DataFrame:
 
     Columns are those of `COLUMNS`: shares (`score`, `sparsity`, `relative`, ...) as fractions, times in milliseconds
     (`*_ms`) or seconds, sizes in bytes. What is missing is None or NaN, never zero. `relative` is score / dense score
-    of one task, `mean_relative` the mean over all tasks; both refer to the complete dense record of the same group.
-    `group` numbers the groups of records that may be compared. A record without calibration that belongs to several
-    groups stands in each.
+    of one task, `mean_relative` the mean over all tasks by their weights; both refer to the complete dense record of
+    the same group. `group` numbers the groups of records that may be compared. A record without calibration that
+    belongs to several groups stands in each.
 
     `sparsity`, `*_params_removed` and `*_params_zeroed` are apart: zeroed weights stay in place. `stored_bytes` is what
     the pruned weights take in a safetensors file, `stored_compressed_bytes` with each tensor in its smallest exact

@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from prunebench import surgery
 from prunebench.adapter import LoadedModel, LoadOptions, ModelAdapter
 from prunebench.calibration.samples import Sample, fingerprint
 from prunebench.calibration.trace import Trace, trace_key
@@ -22,7 +21,7 @@ from prunebench.dataset import Dataset, open_dataset
 from prunebench.encoded import EncoderCache
 from prunebench.environment import describe_environment
 from prunebench.errors import BadParameter, PlanError, PruneBenchError, StoreError, first_line, typed_line
-from prunebench.grid import Job, build_cells, build_strategies, calibration_spec, limited, reads_samples
+from prunebench.grid import Job, build_cells, build_strategies, calibration_spec, reads_samples
 from prunebench.layerwise import LayerwiseStrategy
 from prunebench.layerwise.waiting import Waiting
 from prunebench.plan import Plan, Provenance
@@ -32,10 +31,11 @@ from prunebench.recovery.cell import recover_cell
 from prunebench.reporter import Reporter
 from prunebench.store import Record, Store, now
 from prunebench.strategy import PlanContext, Strategy
-from prunebench.suites import Suite, load_suite
+from prunebench.suite_run import SuiteRun
+from prunebench.suites import Suite
 
 if TYPE_CHECKING:
-    from prunebench.evaluator import Evaluator, TaskResult
+    from prunebench.evaluator import TaskResult
     from prunebench.measure.model import Measured
     from prunebench.probing import Probe
 
@@ -68,25 +68,22 @@ class Session:
         adapter = self._adapter()
         self.strategies = build_strategies(spec, self.plugins)
         recovers = any(spec.recoveries())
-        suite = self._suite(spec.suite or adapter.default_suite)
+        self.encoder = EncoderCache(self.store.root / "encoded", disk_bytes=spec.encode_cache, warn=self.reporter.warn)
+        questions = self._questions(spec.suite or adapter.default_suite)
         dataset = self._dataset(spec.calibration or adapter.default_calibration)
         self.executor = self.plugins.get("executors", spec.executor)()
         self.loaded: LoadedModel = self._load(adapter)
         # Some adapters know what fits their model only now.
-        suite = suite or self._suite(adapter.default_suite)
-        if suite is None:
+        questions = questions or self._questions(adapter.default_suite)
+        if questions is None:
             raise BadParameter(f"model {spec.model!r} has no default suite: name one with --suite")
-        self.suite: Suite = suite
+        self.questions: SuiteRun = questions
+        self.questions.check_modalities(self.loaded.info)
         self.dataset = dataset or self._dataset(adapter.default_calibration)
         if self.dataset is None and (recovers or any(reads_samples(s) for s in self.strategies.values())):
             raise BadParameter(
                 f"model {spec.model!r} has no default calibration data: name a dataset with --calibration"
             )
-        self._check_modalities()
-        self.encoder = EncoderCache(self.store.root / "encoded", disk_bytes=spec.encode_cache, warn=self.reporter.warn)
-        self.evaluators: dict[str, Evaluator] = {}
-        for name in {task.evaluator for task in self.suite.tasks}:
-            self.evaluators[name] = self._evaluator(name)
         self._samples: list[Sample] | None = None
         self._trace: Trace | None = None
         self._remembered, self._waiting = Remembered(), Waiting()
@@ -102,19 +99,18 @@ class Session:
             raise BadParameter(f"model {word!r} takes nothing after a colon, got {reference!r}")
         return adapter_class()
 
-    def _suite(self, name: str | None) -> Suite | None:
-        return limited(load_suite(self.plugins.get("suites", name)), self.spec.limit) if name else None
+    @property
+    def suite(self) -> Suite:
+        """The tasks that are run."""
+        return self.questions.suite
+
+    def _questions(self, name: str | None) -> SuiteRun | None:
+        if name is None:
+            return None
+        return SuiteRun(name, self.spec, self.plugins, self.store, self.encoder, self.reporter)
 
     def _dataset(self, name: str | None) -> Dataset | None:
         return open_dataset(self.plugins, name) if name else None
-
-    def _evaluator(self, name: str) -> Evaluator:
-        evaluator = self.plugins.get("evaluators", name)()
-        if hasattr(evaluator, "batch_size"):
-            evaluator.batch_size = self.spec.batch_size
-        if hasattr(evaluator, "encoder"):
-            evaluator.encoder = self.encoder
-        return evaluator
 
     def _load(self, adapter: ModelAdapter) -> LoadedModel:
         spec = self.spec
@@ -136,14 +132,6 @@ class Session:
         self._set_threads(loaded)
         return loaded
 
-    def _check_modalities(self) -> None:
-        loaded = self.loaded
-        if wrong := [t for t in self.suite.tasks if t.modality not in loaded.info.modalities]:
-            known = ", ".join(loaded.info.modalities)
-            raise BadParameter(
-                f"suite {self.suite.name!r} asks about {wrong[0].modality}, {self.spec.model} takes {known}"
-            )
-
     def _set_threads(self, loaded: LoadedModel) -> None:
         import torch
 
@@ -156,7 +144,16 @@ class Session:
 
     def cells(self) -> list[Job]:
         """The grid: dense, then every strategy at every budget and seed."""
-        return build_cells(self.spec, self.plugins, self.strategies, self.loaded.info, self.suite, self.dataset)
+        return build_cells(
+            self.spec,
+            self.plugins,
+            self.strategies,
+            self.loaded.info,
+            self.suite,
+            self.dataset,
+            self.questions.revisions,
+            self.questions.left_out,
+        )
 
     # -- stages ------------------------------------------------------------------------------------------------------
 
@@ -302,13 +299,11 @@ class Session:
         return plan
 
     def evaluate(self, plan: Plan) -> list[TaskResult]:
-        """All tasks of the suite on the pruned model, which is whole again afterwards."""
-        results = []
-        with surgery.pruned(self.loaded, plan):
-            for task in self.suite.tasks:
-                with self.reporter.bar(f"  {task.id}", task.n) as advance:
-                    results.append(self.evaluators[task.evaluator].evaluate(self.loaded, task, advance))
-        return results
+        """All tasks of the suite on the pruned model, which is whole again afterwards.
+
+        Each finished task is kept in the store at once, and none is asked that an earlier run finished there.
+        """
+        return self.questions.evaluate(self.loaded, plan)
 
     def measure(self, plan: Plan) -> Measured:
         """Latency and memory of the pruned model beside the dense one."""
@@ -320,21 +315,32 @@ class Session:
             return measure_model(self.loaded, plan, self._timing(), spec, advance)
 
     def _timing(self) -> Sequence[Sample]:
-        """Fixed questions for timing: the first ones of the suite's first task."""
+        """Fixed questions for timing: the first ones of the first task that has a dataset, else calibration samples."""
         if self._timing_samples is None:
+            count = self.spec.latency.batch_size
             first = next((task for task in self.suite.tasks if task.dataset), None)
-            if first is None:
-                self._timing_samples = self.samples()[: self.spec.latency.batch_size]
+            if first is None and self.dataset is None:
+                self._timing_samples = []  # nothing is timed: `run` saw to that
+            elif first is None:
+                self._timing_samples = self.samples()[:count]
             else:
                 dataset = open_dataset(self.plugins, first.dataset)
-                count = self.spec.latency.batch_size
                 self._timing_samples = dataset.samples(first.split, count, seed=first.seed, domain=first.domain)
         return self._timing_samples
 
     # -- cells -------------------------------------------------------------------------------------------------------
 
     def run(self) -> list[Record]:
-        """Run what is missing of the grid; records in grid order."""
+        """Run what is missing of the grid; records in grid order.
+
+        Raises:
+            BadParameter: there is nothing to time.
+        """
+        if self.dataset is None and self.spec.latency.enabled and not any(task.dataset for task in self.suite.tasks):
+            raise BadParameter(
+                f"suite {self.suite.name!r} has no questions that can be timed, model {self.spec.model!r} no default "
+                "calibration data: name a dataset with --calibration, or give --no-latency"
+            )
         jobs = {job.cell.id: job for job in self.cells()}
         self.store.check_writable()
         done: dict[str, Record] = {}
@@ -357,6 +363,7 @@ class Session:
     def run_cell(self, job: Job) -> Record:
         """One cell, whatever happens in it: a failure is a record, and the next cell runs."""
         self.reporter.begin(job.cell.label)
+        self.questions.asking = None
         started, clock = now(), time.perf_counter()
         # A cell that fails before it has a plan is a row among plans of the kind that it would have made.
         parts: dict[str, Any] = {"status": "ok", "error": None, "kind": job.strategy.plan_kind}
@@ -392,9 +399,10 @@ class Session:
             if isinstance(error, StoreError):
                 raise  # a store that cannot be written to cannot hold the failure either
             parts["status"] = "oom" if _is_out_of_memory(error) else "failed"
-            parts["error"] = _describe(error)
+            parts["error"] = self._where(_describe(error))
             if self.reporter.debug and not isinstance(error, PruneBenchError):
                 raise
+        parts["warnings"] = (*parts.get("warnings", ()), *self.questions.warnings)
         record = Record(
             id=job.cell.id,
             cell=job.cell,
@@ -407,7 +415,14 @@ class Session:
         )
         self.store.write(record)
         self._note(record)
+        if record.complete and record.plan is not None:
+            self.questions.forget(self.loaded, record.plan)
         return record
+
+    def _where(self, error: str) -> str:
+        """The error with the task that it happened in, where it did in one."""
+        task, self.questions.asking = self.questions.asking, None
+        return error if task is None or f"task {task!r}" in error else f"task {task!r}: {error}"
 
     def _remeasured(self, record: Record) -> Record:
         """The record with latency and memory as they are now; written, with all else as it was."""

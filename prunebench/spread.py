@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from prunebench.clustered import cluster_codes
 from prunebench.comparison import Group, Row, Section
 from prunebench.crossed import LEVEL, Structure, crossed, score_and_rule
 from prunebench.findings import question_scores, ranking_weights
@@ -57,7 +58,7 @@ class Resamples:
             found = self.questions(rows, task)
             if found is None or not ids:
                 return None
-            total += weight * (found @ counts.T) / len(ids)
+            total += weight * (found @ counts.T) / counts.sum(axis=1)
         return total
 
     def questions(self, rows: Sequence[Row], task: str) -> np.ndarray | None:
@@ -71,13 +72,18 @@ class Resamples:
     def _drawn(self, task: str) -> tuple[list[str], np.ndarray]:
         """Question ids, and how often each is drawn, (n_boot, n)."""
         if task not in self._counts:
-            ids = sorted(self.group.reference[task].ids)
+            reference = self.group.reference[task]
+            ids = sorted(reference.ids)
             seed = list(self.weights or ()).index(task)
+            shared = dict(zip(reference.ids, reference.clusters, strict=True)) if reference.clusters else {}
+            codes = cluster_codes([shared[i] for i in ids] if shared else (), len(ids))
             # RandomState: its stream is frozen over NumPy versions, and a committed table comes out the same anywhere.
             random, n = np.random.RandomState(seed), len(ids)
             counts = np.zeros((self.n_boot, n))
+            units = n if codes is None else int(codes.max()) + 1
             for row in counts:
-                row[:] = np.bincount(random.randint(n, size=n), minlength=n) if n else 0
+                drawn = np.bincount(random.randint(units, size=units), minlength=units) if n else 0
+                row[:] = drawn if codes is None else drawn[codes]  # questions about one image are drawn together
             self._counts[task] = ids, counts
         return self._counts[task]
 

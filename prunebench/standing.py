@@ -9,6 +9,7 @@ import numpy as np
 
 from prunebench.comparison import Group, Row, Section
 from prunebench.findings import band_verdicts, best_rows, difference
+from prunebench.significance import significance
 from prunebench.spread import Resamples, informed
 from prunebench.stats import Difference
 
@@ -26,6 +27,7 @@ class Standing:
         interval: 95 % of the rank over resampled questions; None without per-question scores.
         best: the row of rank 1; `row` itself where it is first.
         gap: paired difference row − best; None where it is the best, or not paired.
+        tied: first, or not told apart from the first (Holm-adjusted, as in that budget's table).
         above_draws: whether it lies above every random draw; None without a band.
         blind: the best ranked row that reads no calibration samples, with the paired difference to it.
         variant: another variant of the same strategy that ranks higher, the best one.
@@ -39,6 +41,7 @@ class Standing:
     best: Row
     interval: tuple[int, int] | None = None
     gap: Difference | None = None
+    tied: bool = False
     above_draws: bool | None = None
     blind: Row | None = None
     blind_gap: Difference | None = None
@@ -47,11 +50,6 @@ class Standing:
     @property
     def first(self) -> bool:
         return self.rank == 1
-
-    @property
-    def tied(self) -> bool:
-        """First, or not told apart from the first."""
-        return self.first or (self.gap is not None and self.gap.is_tie)
 
 
 def standings(group: Group, strategy: str, resamples: Resamples | None = None) -> list[Standing]:
@@ -79,6 +77,7 @@ def standings(group: Group, strategy: str, resamples: Resamples | None = None) -
                 best=best,
                 interval=_rank_interval(section.ranked, row, resamples),
                 gap=difference(group, row, best) if best is not row else None,
+                tied=row.rank == 1 or row in significance(group, section).ties(),
                 above_draws=all(row in verdict.above for verdict in verdicts) if verdicts else None,
                 blind=blind if blind is not row else None,
                 blind_gap=difference(group, row, blind) if blind is not None and blind is not row else None,

@@ -7,12 +7,13 @@ its method name; it is never zero.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 
+from prunebench.clustered import cluster_codes, design_effect, resampled_means, standard_error, t_level
 from prunebench.errors import BadParameter
+from prunebench.multiple import NullBand, holm, null_band, sign_flip_tests, tie_groups
 from prunebench.paired import (
     N_BOOT,
     Difference,
@@ -26,35 +27,35 @@ from prunebench.paired import (
     paired_difference,
     percentiles,
 )
+from prunebench.power import Detectable, detectable_difference, planned_difference, planned_questions
+from prunebench.relative import Interval, RelativeIntervals, RelativeScore, relative_intervals, relative_score
 
 __all__ = [
+    "Detectable",
     "Difference",
     "Flips",
     "Interval",
+    "NullBand",
+    "RelativeIntervals",
     "RelativeScore",
+    "design_effect",
+    "detectable_difference",
     "flips",
+    "holm",
     "is_binary",
     "mcnemar",
     "mean_interval",
+    "null_band",
     "paired_difference",
+    "planned_difference",
+    "planned_questions",
+    "relative_intervals",
     "relative_score",
+    "sign_flip_tests",
+    "standard_error",
+    "tie_groups",
     "wilson",
 ]
-
-
-class Interval(NamedTuple):
-    """A confidence interval and how it was made (``wilson``, ``bootstrap``, ``t``, ``hoeffding`` or ``none``)."""
-
-    low: float
-    high: float
-    method: str
-
-
-class RelativeScore(NamedTuple):
-    """What is left of the dense model, 1.0 being all of it; None where it is not defined."""
-
-    plain: float | None
-    chance_corrected: float | None
 
 
 def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
@@ -96,12 +97,21 @@ def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
-def mean_interval(scores: Sequence[float], level: float = 0.95, method: str = "auto", seed: int = 0) -> Interval:
+def mean_interval(
+    scores: Sequence[float],
+    level: float = 0.95,
+    method: str = "auto",
+    seed: int = 0,
+    clusters: Sequence[str] = (),
+) -> Interval:
     """Confidence interval of the mean of per-question scores.
 
     ``auto`` takes Wilson for 0/1 scores and else the percentile bootstrap. A bootstrap of values that are all equal has
     no width and would claim certainty; there, and for a single value, scores within [0, 1] get Hoeffding's bound
     mean ± sqrt(ln(2 / (1 − level)) / 2n), and any others the method name ``none``.
+
+    Where questions share an image or a video, ``auto`` and ``bootstrap`` resample these with all their questions
+    (``bootstrap-clustered``, see `prunebench.clustered`); n is then (Σ sizes)² / Σ sizes² in Hoeffding's bound.
 
     Parameters
     ----------
@@ -113,11 +123,14 @@ def mean_interval(scores: Sequence[float], level: float = 0.95, method: str = "a
         ``t`` is Student's interval mean ± t sd / sqrt(n).
     seed : int
         Of the bootstrap: the same scores always give the same interval.
+    clusters : sequence of str, shape (n,) or empty
+        What question i shares with others; empty: each stands alone.
 
     Raises
     ------
     BadParameter
-        No scores, a score that is no number, ``wilson`` for scores other than 0 and 1, or an unknown method.
+        No scores, a score that is no number, ``wilson`` for scores other than 0 and 1, an unknown method, clusters that
+        are not one for each question, or clusters for ``wilson`` and ``t``, which know of none.
 
     References
     ----------
@@ -128,6 +141,11 @@ def mean_interval(scores: Sequence[float], level: float = 0.95, method: str = "a
     check_level(level)
     if method not in ("auto", "wilson", "bootstrap", "t"):
         raise BadParameter(f"unknown interval method {method!r}; known: auto, wilson, bootstrap, t")
+    codes = cluster_codes(clusters, values.size)
+    if codes is not None:
+        if method not in ("auto", "bootstrap"):
+            raise BadParameter(f"the {method} interval takes questions that stand alone; use method='bootstrap'")
+        return _clustered(values, clusters, codes, level, seed)
     binary = is_binary(values)
     if method == "wilson" and not binary:
         raise BadParameter("the Wilson interval is for scores of 0 and 1 only; use method='bootstrap'")
@@ -144,93 +162,21 @@ def mean_interval(scores: Sequence[float], level: float = 0.95, method: str = "a
     return Interval(*percentiles(means, level), "bootstrap")
 
 
-def relative_score(
-    scores: Mapping[str, float | None],
-    dense: Mapping[str, float | None],
-    chances: Mapping[str, float | None] | None = None,
-    weights: Mapping[str, float] | None = None,
-    lower_is_better: Collection[str] = (),
-    log_scale: Collection[str] = (),
-) -> RelativeScore:
-    """How much of the dense model's score is left, averaged over tasks.
-
-    With weights w that sum to one over the tasks::
-
-        plain             Σ w · score / dense                          (dense / score where lower is better)
-        chance-corrected  Σ w · (score − chance) / (dense − chance)
-
-    At four choices a model that guesses still has a plain score of 0.25 / dense; the corrected one is then 0, and below
-    0 for a model that does worse than guessing. Neither is clipped.
-
-    A perplexity is an exponential: on tasks in `log_scale` the corrected score is taken of logarithms,
-    (ln score − ln chance) / (ln dense − ln chance), the share that is left of what the dense model saves in nats per
-    token over a uniform guess (whose perplexity, the chance level, is the size of the vocabulary).
-
-    Parameters
-    ----------
-    scores, dense, chances : mapping of task → score
-        The tasks are those of `scores` and `dense` together.
-    weights : mapping of task → weight > 0, optional
-        Equal weights if absent.
-    lower_is_better : collection of task names
-        Tasks whose metric is an error or a perplexity.
-    log_scale : collection of task names
-        Tasks whose scores are exponentials of a mean, all above zero.
-
-    Returns
-    -------
-    RelativeScore
-        `plain` is None where a task's score or dense score is missing or not above zero for a denominator;
-        `chance_corrected` also where a chance is missing or the dense model is not better than chance.
-
-    Raises
-    ------
-    BadParameter
-        A weight is missing or not above zero.
-    """
-    tasks = sorted({*scores, *dense})
-    shares = _weights(tasks, weights)
-    plain: float | None = 0.0 if tasks else None
-    corrected: float | None = 0.0 if tasks and chances is not None else None
-    for task in tasks:
-        score, reference = _finite(scores.get(task)), _finite(dense.get(task))
-        if score is None or reference is None:
-            return RelativeScore(None, None)
-        lower = task in lower_is_better
-        part, whole = (reference, score) if lower else (score, reference)
-        plain = plain + shares[task] * part / whole if plain is not None and whole > 0 else None
-        chance = _finite(chances.get(task)) if chances is not None else None
-        if task in log_scale:
-            score, reference, chance = _log(score), _log(reference), _log(chance)
-        if score is None or reference is None:
-            return RelativeScore(plain, None)
-        if corrected is None or chance is None or (reference >= chance if lower else reference <= chance):
-            corrected = None
-        else:
-            corrected += shares[task] * (score - chance) / (reference - chance)
-    return RelativeScore(plain, corrected)
+def _clustered(values: np.ndarray, clusters: Sequence[str], codes: np.ndarray, level: float, seed: int) -> Interval:
+    random = np.random.RandomState(seed)
+    means, observed, units = resampled_means(values[:, None], clusters, random, N_BOOT)
+    if units < 2 or np.ptp(means) <= 1e-12 * max(1.0, abs(float(observed[0]))):
+        sizes = np.bincount(codes)
+        return _interval_without_spread(values, level, float(sizes.sum() ** 2 / (sizes**2).sum()))
+    low, high = percentiles(means[:, 0], t_level(level, [float(means.var())], [units]))
+    if ((values >= 0) & (values <= 1)).all():
+        low, high = max(0.0, low), min(1.0, high)
+    return Interval(low, high, "bootstrap-clustered")
 
 
-def _interval_without_spread(values: np.ndarray, level: float) -> Interval:
+def _interval_without_spread(values: np.ndarray, level: float, count: float | None = None) -> Interval:
     mean = float(values.mean())
     if not ((values >= 0) & (values <= 1)).all():
         return Interval(mean, mean, "none")
-    half = math.sqrt(math.log(2 / (1 - level)) / (2 * values.size))
+    half = math.sqrt(math.log(2 / (1 - level)) / (2 * (values.size if count is None else count)))
     return Interval(max(0.0, mean - half), min(1.0, mean + half), "hoeffding")
-
-
-def _weights(tasks: Sequence[str], weights: Mapping[str, float] | None) -> dict[str, float]:
-    if weights is None:
-        return {task: 1 / len(tasks) for task in tasks}
-    if wrong := [task for task in tasks if not weights.get(task, 0.0) > 0]:
-        raise BadParameter(f"task {wrong[0]!r} has no weight above 0")
-    total = sum(weights[task] for task in tasks)
-    return {task: weights[task] / total for task in tasks}
-
-
-def _finite(value: float | None) -> float | None:
-    return float(value) if value is not None and math.isfinite(value) else None
-
-
-def _log(value: float | None) -> float | None:
-    return math.log(value) if value is not None and value > 0 else None

@@ -149,6 +149,8 @@ def now() -> str:
 class Store:
     """A folder with ``records/<cell id>.json``, ``plans/``, ``traces/`` and the tables made from them.
 
+    ``tasks/`` holds the finished tasks of cells that are still at work (`prunebench.task_files`).
+
     A record holds its plan as JSON; the numbers of plans that need some lie in ``plans/<tensors_digest>.safetensors``,
     once for all records that share them.
     """
@@ -159,6 +161,10 @@ class Store:
     @property
     def traces(self) -> Path:
         return self.root / "traces"
+
+    @property
+    def tasks(self) -> Path:
+        return self.root / "tasks"
 
     def path(self, cell_id: str) -> Path:
         return self.root / "records" / f"{cell_id}.json"

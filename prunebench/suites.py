@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from prunebench import jsonio
-from prunebench.errors import EvaluationError, UsageError
+from prunebench.errors import BadParameter, EvaluationError, UnknownName, UsageError
 from prunebench.plan import first_problem
 
-__all__ = ["Suite", "Task", "builtin_suites_dir", "load_suite", "suite_files"]
+__all__ = [
+    "JUDGES",
+    "MEDIA",
+    "NO_JUDGE",
+    "Suite",
+    "Task",
+    "builtin_suites_dir",
+    "load_suite",
+    "resolve_data",
+    "suite_files",
+]
+
+JUDGES = {"openai": "OPENAI_API_KEY"}
+"""Services that score answers → the environment variable that holds the key. Its value is never written anywhere."""
+
+NO_JUDGE = "none"
+
+MEDIA = "media"
+"""The key in `Task.data` that is no split: a folder of media files."""
+
+WORDING = {"why", "questions", "disk_gb", "needs", "data"}
+"""Fields that change no question and no score. Of one's own data the content counts, by the evaluator's `revision`."""
+
+DIRECTIONS = {"higher": True, "lower": False}
 
 
 class _Strict(BaseModel):
@@ -52,6 +77,30 @@ class Task(_Strict):
     why: str = Field(default="", description="what this task tells about a pruned model")
     options: dict[str, Any] = Field(default_factory=dict, description="for the evaluator")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _direction(cls, values: Any) -> Any:
+        """``direction: lower`` is another way to write ``higher_is_better: false``."""
+        if not isinstance(values, Mapping) or "direction" not in values:
+            return values
+        values = dict(values)
+        direction = values.pop("direction")
+        if direction not in DIRECTIONS:
+            raise ValueError(f"direction is higher or lower, got {direction!r}")
+        if values.setdefault("higher_is_better", DIRECTIONS[direction]) is not DIRECTIONS[direction]:
+            raise ValueError(f"direction {direction} and higher_is_better contradict each other: give one of them")
+        return values
+
+    @field_validator("judge")
+    @classmethod
+    def _known_judge(cls, value: str) -> str:
+        if value not in (NO_JUDGE, *JUDGES):
+            raise ValueError(str(UnknownName("judge", value, (NO_JUDGE, *JUDGES))))
+        return value
+
+    def identity(self) -> dict[str, Any]:
+        """All that changes the questions or their scoring, as JSON; wording for people and defaults left out."""
+        return self.model_dump(mode="json", exclude=WORDING, exclude_defaults=True)
 
     @property
     def source(self) -> str:
@@ -80,13 +129,23 @@ class Suite(_Strict):
             raise ValueError(f"task id {twice[0]!r} stands twice")
         return self
 
+    def changed(self, changes: Mapping[str, Mapping[str, Any]]) -> Suite:
+        """The suite with other values of some tasks' fields: task id → field → value."""
+        tasks = tuple(task.model_copy(update=dict(changes.get(task.id, {}))) for task in self.tasks)
+        return self.model_copy(update={"tasks": tasks})
+
+    def without(self, ids: Iterable[str]) -> Suite:
+        """The suite without some tasks."""
+        out = set(ids)
+        return self.model_copy(update={"tasks": tuple(task for task in self.tasks if task.id not in out)})
+
     def digest(self, revisions: dict[str, str] | None = None) -> str:
         """Hash of all that changes the questions or their scoring; wording for people and defaults left out.
 
         Args:
-            revisions: dataset name → revision.
+            revisions: dataset name → revision, and what evaluators say of the tasks' own data and code.
         """
-        tasks = [task.model_dump(mode="json", exclude={"why"}, exclude_defaults=True) for task in self.tasks]
+        tasks = [task.identity() for task in self.tasks]
         return jsonio.digest({"tasks": tasks, "revisions": revisions or {}})[:16]
 
 
@@ -128,6 +187,40 @@ def load_suite(path: Path) -> Suite:
         raise EvaluationError(f"suite {path} must hold `name:` and `tasks:`")
     values.setdefault("name", Path(path).stem)
     try:
-        return Suite.model_validate(values)
+        suite = Suite.model_validate(values)
     except ValidationError as error:
-        raise EvaluationError(f"suite {path}: {first_problem(error)}") from error
+        raise EvaluationError(f"suite {path}: {_problem(error)}") from error
+    try:
+        own = {
+            task.id: resolve_data(task.id, task.data, Path(path).absolute().parent) for task in suite.tasks if task.data
+        }
+    except BadParameter as error:
+        raise EvaluationError(f"suite {path}: {error}") from error
+    return suite.changed({task: {"data": data} for task, data in own.items()})
+
+
+def resolve_data(task: str, data: Mapping[str, str], folder: Path) -> dict[str, str]:
+    """The paths of a task's data, absolute; relative ones are relative to `folder`.
+
+    Raises:
+        BadParameter: no such file or folder.
+    """
+    found = {}
+    for split, path in data.items():
+        absolute = Path(os.path.abspath(folder / Path(path).expanduser()))
+        if not absolute.exists():
+            raise BadParameter(f"task {task!r}: data for {split!r} is not there: {absolute}")
+        if split == MEDIA and not absolute.is_dir():
+            raise BadParameter(f"task {task!r}: {MEDIA!r} is a folder of media files, {absolute} is none")
+        found[split] = str(absolute)
+    return found
+
+
+def _problem(error: ValidationError) -> str:
+    """The first problem of a suite file; an unknown key with the nearest real one."""
+    for found in error.errors():
+        if found["type"] == "extra_forbidden":
+            *where, key = found["loc"]
+            known = {*Task.model_fields, "direction"} if where and where[0] == "tasks" else set(Suite.model_fields)
+            return f"{'.'.join(map(str, found['loc']))}: {UnknownName('key', str(key), known)}"
+    return first_problem(error)

@@ -43,6 +43,7 @@ MATTERS = {
     "seed": 1,
     "suite": "sounds",
     "suite_digest": "d2",
+    "left_out": {"described": "judge openai"},
     "limit": 10,
     "calibration": CalibrationSpec(dataset="pictures", n=65),
     "calibration_revision": "c2",

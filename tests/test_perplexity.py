@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from prunebench import evaluate_perplexity, leaderboard
+from prunebench import dataset, evaluate_perplexity, leaderboard
 from prunebench.adapter import LoadedModel
 from prunebench.calibration.samples import Sample
 from prunebench.comparison import group_records
@@ -61,7 +61,7 @@ def loaded():
 @pytest.fixture
 def book(monkeypatch):
     found = Book(tokens=150)
-    monkeypatch.setattr(evaluate_perplexity, "open_dataset", lambda plugins, name: found)
+    monkeypatch.setattr(dataset, "open_dataset", lambda plugins, name: found)
     return found
 
 

@@ -30,6 +30,13 @@ _OPTIONS = [
         "-P", "--param", "params", multiple=True, metavar="NAME=VALUE", help="Strategy parameter: k=25, topo.k=25."
     ),
     click.option("--suite", metavar="NAME", help="What to evaluate on; the model's own suite by default."),
+    click.option("--task", "tasks", multiple=True, metavar="ID", help="Only this task of the suite; may be repeated."),
+    click.option(
+        "--data",
+        multiple=True,
+        metavar="TASK=PATH",
+        help="Own data of a task: TASK=PATH (split test), TASK:SPLIT=PATH, TASK:media=DIR; may be repeated.",
+    ),
     click.option("--calibration", metavar="NAME", help="Dataset of the calibration samples."),
     click.option("--n-calibration", type=int, metavar="N", help="Calibration samples (default 512)."),
     click.option("--calibration-seed", type=int, metavar="N", help="Another draw of calibration samples."),
@@ -69,10 +76,12 @@ def build_spec(**values: Any) -> Any:
     from prunebench.budget import Budget
     from prunebench.config import Spec, parse_params
     from prunebench.errors import UsageError
+    from prunebench.suite_selection import parse_data
 
     config = values.pop("config", None)
     sparsity, layers = values.pop("sparsity"), values.pop("layers")
     params = parse_params(values.pop("params"))
+    data = parse_data(values.pop("data", ()))
     # 0 is a value that was given; None, an empty tuple and an unset flag are not.
     given = {key: value for key, value in values.items() if value is not None and value is not False and value != ()}
     budgets = [Budget(value=value) for value in sparsity] + [Budget(value=n, unit="layers") for n in layers]
@@ -80,6 +89,8 @@ def build_spec(**values: Any) -> Any:
         given["budgets"] = list(dict.fromkeys(budgets))
     if params:
         given["params"] = params
+    if data:
+        given["data"] = data
     if config:
         return Spec.read(Path(config), given)
     if "model" not in given:

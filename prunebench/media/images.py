@@ -14,7 +14,7 @@ from prunebench.media.files import ImageFile, readable
 if TYPE_CHECKING:
     from prunebench.calibration.samples import Sample
 
-__all__ = ["MAX_PIXELS", "images_of", "load_image"]
+__all__ = ["MAX_PIXELS", "images_of", "load_image", "to_rgb"]
 
 MAX_PIXELS = 89_478_485
 """Pillow's own limit (a quarter of a gigabyte as RGB): a small file can claim any size, and is refused unread."""
@@ -49,7 +49,7 @@ def load_image(source: np.ndarray | ImageFile) -> Image.Image:
                 if width * height > MAX_PIXELS:
                     raise MediaError(f"{path} has {width} × {height} pixels, more than {MAX_PIXELS:,}: scale it down")
                 image.load()
-                return _rgb(ImageOps.exif_transpose(image))
+                return to_rgb(ImageOps.exif_transpose(image))
     except Image.DecompressionBombError as error:
         raise MediaError(f"{path} claims more than {MAX_PIXELS:,} pixels: scale it down") from error
     except Image.UnidentifiedImageError as error:
@@ -67,10 +67,15 @@ def _from_array(array: np.ndarray) -> Image.Image:
         raise MediaError(f"an image must be uint8 (height, width, 3), got {array.dtype} {array.shape}")
     if array.ndim == 3 and channels == 1:
         array = array[:, :, 0]
-    return _rgb(Image.fromarray(array))
+    return to_rgb(Image.fromarray(array))
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """A picture of any mode as RGB, by the rules of `load_image`.
+
+    Raises:
+        MediaError: grey values outside 16 bits.
+    """
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I") or image.mode == "F":

@@ -13,15 +13,23 @@ DEFINITIONS = f"""## How to read these tables
 
 - **Relative, plain**: 100 × mean over tasks of score / dense score (dense / score where lower is better).
 - **Relative, chance-corrected**: 100 × mean over tasks of (score − chance) / (dense score − chance). A model that only
-  guesses has 0; below 0 is worse than guessing. Tasks weigh the same. Rows are ranked by it, ties by the plain one;
-  where it is not defined (a task without a chance level, or dense not above chance) rows are ranked by the plain one.
+  guesses has 0; below 0 is worse than guessing. Tasks weigh as the suite says, the same unless it does. Rows are ranked
+  by it, equal ones by the plain one; where it is not defined (a task without a chance level, or dense not above chance)
+  rows are ranked by the plain one. [ ] is the 95 % interval of the score that ranks, the dense model's scores being as
+  uncertain as the row's own.
 - **Task columns**: score with its 95 % interval over questions. † marks an interval that reaches down to the score of
   always giving the most common answer.
 - **Band**: a strategy run with several seeds: mean (lowest to highest) over seeds, placed by its mean, without a rank.
 - {MISSING} means not measured or not defined; it is never a zero and never enters a mean. A column that no record
   fills is left out. A row that failed or lacks tasks or questions has no relative score and no rank.
 - **Differences** are paired by question (bootstrap within tasks, dense scores and chance taken as fixed), in points of
-  the score that ranks, and not corrected for the number of strategies. *Tie*: the interval holds 0.
+  the score that ranks, each with an interval of its own. Questions that share an image or a video are resampled, and
+  tested, together.
+- **p (Holm)**: paired permutation test of the difference to the best row (exact McNemar where one task has 0/1 scores),
+  adjusted by Holm's method for the number of rows. *Told apart* is at most 0.05. **Tie group** `a` is the best row and
+  what is not told apart from it; `b` is the best of the rest and what, of that rest, is not told apart from it; and so
+  on. **p against** random plans: (1 + draws at least as high) / (1 + draws), not adjusted. **Detected** differences are
+  found with 80 % power by one two-sided test at 5 %; the median over rows.
 - **Ratios** (×): for times dense / pruned, both timed in turn in one process, so that above 1 is faster; for memory
   pruned / dense, so that below 1 is smaller. Times are medians.
 - **Search s**: seconds of calibration, shared by all strategies of a run, + seconds of scoring and selecting layers.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from pydantic import BaseModel
 
@@ -37,20 +37,21 @@ def content_digest(*parts: Iterable[BaseModel]) -> str:
 
 
 def task_table(group: Group) -> str:
-    """Metric, number of questions, chance and majority level of each task."""
-    body = []
+    """Metric, number of questions, chance and majority level of each task, and its weight where these differ."""
+    body, weighted = [], len(set(group.weights.values())) > 1
     for task in group.tasks:
         result = group.reference.get(task)
         if result is None:
-            body.append([task, *[MISSING] * 4])
+            body.append([task, *[MISSING] * (5 if weighted else 4)])
             continue
         factor, digits = group.display(task)
         form = figure if task in group.log_scale else (lambda value, digits=digits: f"{value:.{digits}f}")
         levels = [MISSING if x is None else form(x * factor) for x in (result.chance, result.majority)]
         metric = f"{result.metric} (%)" if factor == 100 else result.metric
         metric += "" if result.higher_is_better else ", lower is better"
-        body.append([task, metric, str(result.n), *levels])
-    return table(["Task", "Metric", "Questions", "Chance", "Majority answer"], body, left=2)
+        body.append([task, metric, str(result.n), *levels, *([f"{group.weights[task]:g}"] if weighted else [])])
+    header = ["Task", "Metric", "Questions", "Chance", "Majority answer", *(["Weight"] if weighted else [])]
+    return table(header, body, left=2)
 
 
 def facts(group: Group) -> str:
@@ -63,6 +64,10 @@ def facts(group: Group) -> str:
         f"({model.lm_params:,} in the language model), revision {code(cell.model_revision[:12])}, {cell.dtype}",
         f"Suite: {code(cell.suite)}, {limit}, digest {code(cell.suite_digest[:16])}",
     ]
+    if cell.left_out:
+        lines.append(f"**Left out of the suite**: {_left_out(cell.left_out)}")
+    if len(set(group.weights.values())) > 1:
+        lines.append("Relative scores: means over tasks by the weights in the table below")
     if group.calibration is None:
         lines.append("Calibration: none of these strategies used any")
     else:
@@ -82,6 +87,14 @@ def facts(group: Group) -> str:
         chosen = code(group.dense.id) if group.dense else MISSING
         lines.append(f"{len(group.dense_records)} dense records; relative scores refer to {chosen}")
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _left_out(tasks: Mapping[str, str]) -> str:
+    """``a, b (judge openai: no key was set); c (not asked for)``."""
+    by_reason: dict[str, list[str]] = {}
+    for task, why in tasks.items():
+        by_reason.setdefault(f"{why}: no key was set" if why.startswith("judge ") else why, []).append(task)
+    return "; ".join(f"{', '.join(map(code, names))} ({one_line(why)})" for why, names in by_reason.items())
 
 
 def _software(records: Sequence[Record]) -> str:

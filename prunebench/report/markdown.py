@@ -15,6 +15,7 @@ __all__ = [
     "layer_ranges",
     "one_line",
     "percent",
+    "probability",
     "read_back",
     "size",
     "spread",
@@ -61,6 +62,13 @@ def percent(share: float | None, digits: int = 1, sign: bool = False) -> str:
         return MISSING
     value = round(100 * share, digits) + 0.0  # the sum turns -0.0 into 0.0
     return f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
+
+
+def probability(p: float | None) -> str:
+    """A p-value: ``0.42``, ``0.031``, ``<0.001``."""
+    if p is None:
+        return MISSING
+    return "<0.001" if p < 0.0005 else f"{p:.3f}" if p < 0.0995 else f"{p:.2f}"
 
 
 def figure(value: float) -> str:

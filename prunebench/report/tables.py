@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from prunebench.comparison import Group, Row, Section
-from prunebench.findings import best_rows, difference, flips_from_dense, jaccard, planted_precision
+from prunebench.findings import (
+    best_rows,
+    difference,
+    flips_from_dense,
+    jaccard,
+    planted_precision,
+    relative_uncertainty,
+)
 from prunebench.kinds import removes_layers
-from prunebench.report.markdown import MISSING, code, figure, one_line, percent, spread, table
+from prunebench.report.markdown import MISSING, code, figure, one_line, percent, probability, spread, table
 from prunebench.report.reduction import reduced, reduction_header
+from prunebench.significance import significance
 
 __all__ = ["difference_table", "name", "overlap_table", "quality_tables", "task_score"]
 
@@ -43,8 +51,7 @@ def quality_tables(group: Group, section: Section) -> list[str]:
         rank = MISSING if row in fixed else "band" if row.is_band and row.records else str(row.rank or MISSING)
         cells = [rank, name(row), MISSING if row in fixed else reduced(section.kind, row)]
         if group.dense is not None:
-            form = figure if group.log_scale else None  # what is left of a perplexity may be a millionth
-            cells += [spread(row.values("chance_corrected"), 100), spread(row.values("plain"), 100, form=form)]
+            cells += [_relative(group, row, "chance_corrected"), _relative(group, row, "plain")]
         if planted:
             found = [planted_precision(record) for record in row.shown]
             cells.append(spread([value for value in found if value is not None], digits=2))
@@ -58,6 +65,18 @@ def quality_tables(group: Group, section: Section) -> list[str]:
             body = [[name(row), *(task_score(group, row, task) for task in chunk)] for row in rows]
             tables.append(table(["Strategy", *chunk], body))
     return tables
+
+
+def _relative(group: Group, row: Row, score: str) -> str:
+    """A relative score; the one that ranks with its interval, where one record has per-question scores."""
+    form = figure if group.log_scale and score == "plain" else None  # of a perplexity a millionth may be left
+    text = spread(row.values(score), 100, form=form)
+    if score != group.ranking or len(row.records) != 1:
+        return text
+    found = getattr(relative_uncertainty(group, row.records[0]), score)
+    if found is None or found.method == "none":
+        return text
+    return f"{text} [{', '.join(spread([bound], 100, form=form) for bound in (found.low, found.high))}]"
 
 
 def task_score(group: Group, row: Row, task: str) -> str:
@@ -81,35 +100,44 @@ def task_score(group: Group, row: Row, task: str) -> str:
 
 
 def difference_table(group: Group, section: Section) -> str | None:
-    """Each row against the best one, and the answers that changed from the dense model; None without a best row."""
+    """Each row against the best one and random plans, and the answers that changed from the dense model.
+
+    None without a best row.
+    """
     best = best_rows(section)
     if not best or group.ranking is None:
         return None
+    told = significance(group, section)
+    bands = {label: null for nulls in told.nulls.values() for label, null in nulls.items()}
     body = []
     for row in section.rows:
         if not row.records:
             continue
         found = None if row is best[0] else difference(group, row, best[0])
-        gap, verdict = MISSING, "best" if row is best[0] else "band, see above" if row.is_band else "not paired"
+        gap, tied = MISSING, "band" if row.is_band else told.letter(row) or "not paired"
         if found is not None:
             mean, low, high = (percent(value, sign=True) for value in found[:3])
             gap = f"{mean} [{low}, {high}]"
-            verdict = "tie" if found.is_tie else "worse" if found.high < 0 else "better"
+        nulls = told.nulls.get(row, {})
+        chances = [probability(nulls[label].p) if label in nulls else MISSING for label in bands]
         changed = [flips_from_dense(group, record) for record in row.records]
         counts = [c for c in changed if c is not None]
         lost, won = (spread([float(c[i]) for c in counts], digits=0) for i in (0, 1))
-        body.append([name(row), gap, verdict, lost, won])
-    if len(body) == 1 and set(body[0][1:]) <= {MISSING, "best"}:
-        return None  # one row alone, and nothing to count flips from
+        body.append([name(row), gap, probability(told.against_best.get(row)), tied, *chances, lost, won])
     headers = [
         "Strategy",
         f"Difference to {code(best[0].label)} [95 % CI]",
-        "Verdict",
+        "p (Holm)",
+        "Tie group",
+        *(f"p against {code(label)} (least {probability(null.smallest)})" for label, null in bands.items()),
         "Right → wrong",
         "Wrong → right",
     ]
-    filled = len(headers) if any(set(line[3:]) != {MISSING} for line in body) else 3  # nothing to count flips of
-    return table(headers[:filled], [line[:filled] for line in body])
+    if not any(set(line[-2:]) != {MISSING} for line in body):  # nothing to count flips of
+        headers, body = headers[:-2], [line[:-2] for line in body]
+    if len(body) == 1 and set(body[0][1:]) <= {MISSING, "a", "not paired"}:
+        return None  # one row alone
+    return table(headers, body)
 
 
 def overlap_table(section: Section) -> str | None:

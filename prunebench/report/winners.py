@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from prunebench.comparison import Group, Row, Section
-from prunebench.findings import band_verdicts, best_rows, difference, planted_precision
+from prunebench.findings import band_verdicts, best_rows, planted_precision
 from prunebench.kinds import removes_layers
 from prunebench.report.markdown import MISSING, code, percent, spread, table, words
 from prunebench.report.tables import name
+from prunebench.significance import significance
 from prunebench.spread import informed
 
 __all__ = ["holes", "winners"]
@@ -29,8 +30,7 @@ def winners(group: Group) -> list[str]:
     for section in sections:
         best = best_rows(section)
         others = [row for row in section.ranked if row not in best]
-        gaps = [difference(group, row, best[0]) for row in others]
-        ties = sum(gap is not None and gap.is_tie for gap in gaps)
+        ties = len(significance(group, section).ties())
         cells = [section.heading(len(kinds) > 1), _named(best), percent(best[0].values(group.ranking)[0])]
         if planted:
             found = [planted_precision(row.records[0]) for row in best]

@@ -1,0 +1,153 @@
+"""lmms-eval's task objects as we need them: serial, seeded per question, and watched while they score."""
+
+from __future__ import annotations
+
+import json
+import random
+import zlib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from types import MethodType
+from typing import TYPE_CHECKING, Any
+
+from prunebench.errors import EvaluationError
+from prunebench_lmms_eval.model import seeded
+
+if TYPE_CHECKING:
+    from prunebench.suites import Task
+
+__all__ = ["Watch", "make_manager"]
+
+ASKED = ("generate_until", "multiple_choice", "loglikelihood")
+"""Kinds of tasks that can be asked; the others want several rounds, or pictures as answers."""
+
+
+class Watch:
+    """What happens while answers are scored: question by question, filter by filter."""
+
+    def __init__(self, wanted: str) -> None:
+        self.wanted = wanted
+        self.tasks: dict[str, Any] = {}
+        self.filters: dict[str, list[str]] = {}  # task → its filters, in the order in which they are scored
+        self._passes: dict[str, int] = {}
+        self._at: dict[str, int] = {}
+        self._drew: dict[tuple[str, int, str], bool] = {}
+
+    def put_on(self, name: str, task: Any) -> None:
+        """Watch one task object."""
+        self.tasks[name] = task
+        self.filters[name] = [one.name for one in getattr(task, "_filters", [])] or ["none"]
+        score, iterate = task.process_results, task.doc_iterator
+
+        def doc_iterator(**settings: Any) -> Iterator[tuple[int, Any]]:
+            self._passes[name] = self._passes.get(name, -1) + 1
+            for doc_id, doc in iterate(**settings):
+                self._at[name] = doc_id
+                yield doc_id, doc
+
+        def process_results(doc: Any, results: Any, *args: Any, **settings: Any) -> Any:
+            doc_id = self._at[name]
+            with seeded(name, doc_id) as draw:
+                found = score(doc, results, *args, **settings)
+            key = (name, doc_id, self.filters[name][self._passes[name]])
+            self._drew[key] = self._drew.get(key, False) or draw.consumed
+            return found
+
+        task.doc_iterator, task.process_results = doc_iterator, process_results
+
+    def _filter(self, task: str) -> str:
+        there = self.filters.get(task, ["none"])
+        return self.wanted if self.wanted in there else there[0]
+
+    def chosen(self, task: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The samples of the filter that was asked for: lmms-eval puts those of all filters into one list."""
+        there = self.filters.get(task, ["none"])
+        size = len(rows) // len(there)
+        start = there.index(self._filter(task)) * size
+        return rows[start : start + size]
+
+    def unparsable(self) -> frozenset[tuple[str, int]]:
+        """(task, doc_id) where scoring the answer drew random numbers."""
+        return frozenset(
+            (task, doc) for (task, doc, kind), drew in self._drew.items() if drew and kind == self._filter(task)
+        )
+
+
+def make_manager(task: Task, folder: Path, profile: str) -> tuple[Any, Watch]:
+    """A task manager that knows the YAML files of `folder` only, and what watches its tasks.
+
+    Args:
+        task: of a suite.
+        folder: where `override.write_override` wrote.
+        profile: chooses among prompts that a task has for several models (``model_name`` in lmms-eval's words).
+    """
+    watch = Watch(task.filter)
+    manager = _class()("ERROR", include_path=[str(folder)], include_defaults=False, model_name=profile)
+    manager.watch, manager.suite_task = watch, task
+    return manager, watch
+
+
+@cache
+def _class() -> type:
+    from lmms_eval.api.task import ConfigurableTask
+    from lmms_eval.tasks import TaskManager
+
+    class WatchedTasks(TaskManager):
+        """Prepares every task that it loads."""
+
+        watch: Watch
+        suite_task: Task
+
+        def load_task_or_group(self, task_list: Any = None, task_type: str = "chat") -> dict:
+            loaded = super().load_task_or_group(task_list, task_type)
+            for name, leaf in _leaves(loaded):
+                self._prepare(name, leaf)
+            return loaded
+
+        def _prepare(self, name: str, leaf: Any) -> None:
+            kind = getattr(leaf, "OUTPUT_TYPE", None)
+            if kind not in ASKED:
+                raise EvaluationError(
+                    f"task {self.suite_task.id!r}: PruneBench asks in one round, {name!r} is of the kind {kind!r}: "
+                    "leave it out"
+                )
+            if kind != "generate_until":
+                # the chat form of a task builds requests for generation only
+                leaf.construct_requests = MethodType(ConfigurableTask.construct_requests, leaf)
+            if (leaf.config.num_fewshot or 0) > 0:
+                _steady_examples(leaf)
+            self.watch.put_on(name, leaf)
+
+    return WatchedTasks
+
+
+def _steady_examples(task: Any) -> None:
+    """Examples in the prompt belong to the question, however often and in whatever order prompts are made.
+
+    lmms-eval makes prompts twice in its chat form, from one stream of draws, and forgets the sampler where a task asks
+    for examples without configuring one (0.7.3).
+    """
+    from lmms_eval.api.samplers import get_sampler
+
+    if not hasattr(task, "sampler"):
+        task.sampler = get_sampler("default")(list(task.fewshot_docs()), task, rnd=random.Random(0))
+    make = task.fewshot_context
+
+    def fewshot_context(doc: Any, *args: Any, **settings: Any) -> Any:
+        words = {key: value for key, value in doc.items() if isinstance(value, str | int | float | list)}
+        task.sampler.rnd.seed(zlib.crc32(json.dumps(words, sort_keys=True, default=str).encode()))
+        return make(doc, *args, **settings)
+
+    task.fewshot_context = fewshot_context
+
+
+def _leaves(loaded: dict) -> Iterator[tuple[str, Any]]:
+    for name, value in loaded.items():
+        if isinstance(value, dict):
+            yield from _leaves(value)
+        elif isinstance(value, tuple):  # (group, task or None)
+            if value[1] is not None:
+                yield str(name), value[1]
+        else:
+            yield str(name), value

@@ -1,0 +1,202 @@
+"""From lmms-eval's chat messages to a `Sample`: one user turn with words, pictures, a video, a sound.
+
+lmms-eval passes media as they come out of a data set: pictures as PIL objects, sounds as dictionaries (which it calls
+videos) or as paths, videos as paths or lists of pictures.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prunebench.calibration.samples import Sample
+from prunebench.errors import EvaluationError, MediaError, first_line
+from prunebench.media import AudioFile, ImageFile, VideoFile
+from prunebench.media.images import to_rgb
+
+__all__ = ["joined", "sample_of"]
+
+REMOTE = ("http://", "https://", "s3://", "data:")
+
+
+def sample_of(messages: Sequence[Mapping[str, Any]] | None, sample_id: str) -> Sample:
+    """One question.
+
+    Args:
+        messages: what a task's ``doc_to_messages`` returned.
+        sample_id: ``TASK/DOC``; it stands in every error.
+
+    Raises:
+        EvaluationError: what no sample can hold: system or assistant turns, two videos, media of a kind that is not
+            known, ...
+    """
+    question = _Question(sample_id)
+    for part in _one_turn(messages, sample_id):
+        question.add(part)
+    return question.sample()
+
+
+class _Question:
+    """A sample in the making."""
+
+    def __init__(self, sample_id: str) -> None:
+        self.id = sample_id
+        self.places: list[str | int] = []  # words, or the index of an image
+        self.images: list[np.ndarray | ImageFile] = []
+        self.video: np.ndarray | VideoFile | None = None
+        self.audio: tuple[np.ndarray | AudioFile, int | None] | None = None
+
+    def add(self, part: Any) -> None:
+        if isinstance(part, str):
+            part = {"type": "text", "text": part}
+        kind = part.get("type")
+        if kind == "text":
+            if part.get("text"):
+                self.places.append(str(part["text"]))
+            return
+        if kind not in ("image", "video", "audio"):
+            raise self.refused(f"a part of the type {kind!r}")
+        value = part.get("url", part.get(kind))
+        try:
+            self.add_media(kind, value)
+        except (MediaError, OSError, ValueError, TypeError) as error:
+            raise EvaluationError(f"question {self.id!r}: its {kind} cannot be read: {first_line(error)}") from error
+
+    def add_media(self, kind: str, value: Any) -> None:
+        if isinstance(value, str | Path) and str(value).startswith(REMOTE):
+            raise self.refused(f"media that lie elsewhere ({str(value)[:40]}): fetch them first")
+        if kind == "image":
+            self.places.append(len(self.images))
+            self.images.append(_image(value))
+        elif (sound := _sound(kind, value)) is not None:  # a sound that lmms-eval calls a video, too
+            if self.audio is not None:
+                raise self.refused("two sounds")
+            self.audio = sound
+        elif kind == "audio":
+            raise TypeError(f"nothing known as a sound: {type(value).__name__}")
+        else:
+            if self.video is not None:
+                raise self.refused("two videos")
+            self.video = self.moving(value)
+
+    def moving(self, value: Any) -> np.ndarray | VideoFile:
+        """A video from a file, from frames, or from an object that decodes one."""
+        if isinstance(value, Mapping):
+            if any(value.get(key) is not None for key in ("video_start", "video_end", "start_time", "end_time")):
+                raise self.refused("a part of a video, from one second to another")
+            value = next((value[key] for key in ("url", "path", "video") if value.get(key) is not None), value)
+        encoded = getattr(value, "_hf_encoded", None)  # torchcodec's decoder as datasets makes it
+        if isinstance(encoded, Mapping) and encoded.get("path"):
+            value = encoded["path"]
+        if isinstance(value, str | Path):
+            return VideoFile(Path(value).expanduser().absolute())
+        if isinstance(value, Sequence) and value:
+            pictures = [np.asarray(to_rgb(one)) if hasattr(one, "mode") else np.asarray(one) for one in value]
+            if len({picture.shape for picture in pictures}) > 1:
+                raise ValueError("its frames are of different sizes")
+            value = np.stack(pictures)
+        if isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == 4 and value.shape[3] == 3:
+            return value
+        raise TypeError(f"nothing known as a video: {type(value).__name__}")
+
+    def sample(self) -> Sample:
+        words = [place for place in self.places if isinstance(place, str)]
+        first_word = next((i for i, place in enumerate(self.places) if isinstance(place, str)), len(self.places))
+        mixed = any(isinstance(place, int) for place in self.places[first_word:])
+        audio, rate = self.audio or (None, None)
+        return Sample(
+            id=self.id,
+            instruction=joined(words),
+            images=tuple(self.images),
+            video=self.video,
+            audio=audio,
+            sampling_rate=rate,
+            layout=tuple(self.places) if mixed else (),
+        )
+
+    def refused(self, what: str) -> EvaluationError:
+        return EvaluationError(f"question {self.id!r} has {what}: PruneBench cannot ask that")
+
+
+def joined(texts: Sequence[str]) -> str:
+    """Texts as one; a space goes between two that neither ends nor begins with one."""
+    whole = ""
+    for text in texts:
+        apart = whole and text and not whole[-1].isspace() and not text[0].isspace()
+        whole += (" " if apart else "") + text
+    return whole
+
+
+def _one_turn(messages: Sequence[Mapping[str, Any]] | None, sample_id: str) -> Sequence[Any]:
+    turns = list(messages or ())
+    roles = [str(turn.get("role")) for turn in turns]
+    if roles != ["user"]:
+        has = " + ".join(roles) if roles else "none"
+        raise EvaluationError(
+            f"question {sample_id!r}: PruneBench asks in one turn of the user's, and this has other turns ({has}): "
+            "leave the task out"
+        )
+    content = turns[0].get("content")
+    return [content] if isinstance(content, str) else content or ()
+
+
+def _image(value: Any) -> np.ndarray | ImageFile:
+    from PIL import Image, ImageOps
+
+    if isinstance(value, str | Path):
+        return ImageFile(Path(value).expanduser().absolute())
+    if isinstance(value, Mapping):  # a column that was not decoded
+        if value.get("bytes") is None:
+            return ImageFile(Path(value["path"]).expanduser().absolute())
+        value = value["bytes"]
+    if isinstance(value, bytes):
+        with Image.open(io.BytesIO(value)) as picture:
+            value = ImageOps.exif_transpose(picture)
+    if isinstance(value, np.ndarray):
+        value = Image.fromarray(value)
+    if not isinstance(value, Image.Image):
+        raise TypeError(f"nothing known as an image: {type(value).__name__}")
+    return np.asarray(to_rgb(value))
+
+
+def _sound(kind: str, value: Any) -> tuple[np.ndarray | AudioFile, int | None] | None:
+    """Waveform and rate, or a sound file; None for what is no sound."""
+    if hasattr(value, "get_all_samples"):  # torchcodec's decoder
+        samples = value.get_all_samples()
+        return _mono(np.asarray(samples.data).T), int(samples.sample_rate)
+    if isinstance(value, Mapping):
+        if value.get("array") is not None:
+            return _mono(np.asarray(value["array"])), int(value["sampling_rate"])
+        if kind == "audio":
+            if value.get("bytes") is not None:
+                return _read(value["bytes"])
+            value = next((value[key] for key in ("path", "url") if value.get(key)), None)
+    if kind == "audio" and isinstance(value, str | Path):
+        return AudioFile(Path(value).expanduser().absolute()), None
+    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], int | np.integer):
+        return _mono(np.asarray(value[0])), int(value[1])
+    return None
+
+
+def _read(content: bytes) -> tuple[np.ndarray, int]:
+    import soundfile
+
+    wave, rate = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
+    return _mono(wave), int(rate)
+
+
+def _mono(wave: np.ndarray) -> np.ndarray:
+    """float32 (samples,) from (samples,), (samples, channels) or (channels, samples); the mean of several channels."""
+    wave = np.asarray(wave)
+    if wave.dtype.kind in "iu":  # PCM: b bits become multiples of 2^(1-b)
+        half = 2.0 ** (8 * wave.dtype.itemsize - 1)
+        wave = (wave - half if wave.dtype.kind == "u" else wave) / half
+    if wave.ndim == 2:
+        wave = wave.mean(0 if wave.shape[0] < wave.shape[1] else 1)
+    if wave.ndim != 1 or not wave.size:
+        raise ValueError(f"a sound of the shape {wave.shape}")
+    return np.ascontiguousarray(wave, dtype=np.float32)
