@@ -16,8 +16,8 @@ from prunebench.errors import BadParameter
 
 __all__ = ["Resampled", "cluster_codes", "design_effect", "resampled_means", "standard_error", "t_level"]
 
-MANY = 64
-"""With more distinct values, resamples are drawn one by one instead of as counts of the distinct ones."""
+DRAWS_PER_COUNT = 8
+"""Drawing how often one distinct value comes takes as long as drawing so many units one by one."""
 
 
 class Resampled(NamedTuple):
@@ -84,15 +84,16 @@ def resampled_means(
         return Resampled(np.repeat(observed[None], n_boot, axis=0), observed, count)
     distinct, times = np.unique(units, axis=0, return_counts=True)
     drawn = np.empty((n_boot, units.shape[1]))
-    if len(distinct) <= MANY:
+    if DRAWS_PER_COUNT * len(distinct) <= count:
         drawn[:] = random.multinomial(count, times / count, size=n_boot) @ distinct
     else:
         step = max(1, 4_000_000 // count)  # resamples at a time, so that memory stays small
         for start in range(0, n_boot, step):
             size = min(step, n_boot - start)
-            chosen = random.randint(count, size=(size, count))
-            for column in range(units.shape[1]):
-                drawn[start : start + size, column] = units[:, column][chosen].sum(axis=1)
+            chosen = random.randint(count, size=(size, count)) + count * np.arange(size)[:, None]
+            drawn[start : start + size] = (
+                np.bincount(chosen.ravel(), minlength=size * count).reshape(size, count) @ units
+            )
     means = drawn[:, :-1] / drawn[:, -1:]
     return Resampled(observed + (means - observed) * math.sqrt(count / (count - 1)), observed, count)
 

@@ -145,7 +145,8 @@ def _finding(
     references = tuple(sorted(found, key=lambda one: (one.excess / (one.column.scale or 1.0), one.source)))
     known = result.source.get("questions", "")
     questions = int(known) if known.isdigit() else None
-    limited = record.cell.limit is not None or (questions is not None and result.n < questions)
+    limited = record.cell.limit is not None or "limit" in result.source
+    limited = limited and (questions is None or result.n < questions)
     if not references:
         return GateFinding(result.task, "unpublished", result.n, questions)
     if limited:

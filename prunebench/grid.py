@@ -114,7 +114,8 @@ def build_cells(
         BudgetError: a budget that no model of this depth can meet; said before anything runs.
     """
     datasets = {task.dataset: open_dataset(plugins, task.dataset).revision for task in suite.tasks if task.dataset}
-    suite_digest = suite.digest({**datasets, **(revisions or {})})
+    own = {f"task {task}": revision for task, revision in (revisions or {}).items()}
+    suite_digest = suite.digest({**datasets, **own})
 
     def job(strategy: Strategy, budget: Budget, seed: int, recovery: Recovery | None = None) -> Job:
         defaults = type(strategy)().params()

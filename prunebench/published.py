@@ -115,7 +115,8 @@ class Row(_Part):
     @model_validator(mode="after")
     def _kind(self) -> Row:
         if self.kind not in KINDS and not is_pattern(self.kind):
-            raise ValueError(f"row {self.method!r}: kind is one of {', '.join(sorted(KINDS))} or a pattern such as 2:4")
+            known = f"{', '.join(sorted(KINDS))} or a pattern such as 2:4"
+            raise ValueError(f"row {self.method!r}: kind is {self.kind!r}, not one of {known}")
         if self.kind == "dense" and self.removed is not None:
             raise ValueError(f"row {self.method!r}: nothing is removed from a dense model")
         return self
@@ -264,7 +265,9 @@ def load_published(folder: str | Path | None = None) -> Published:
     place = Path(folder) if folder is not None else published_dir()
     files = sorted([*place.glob("*.yaml"), *place.glob("*.yml")])
     if not files:
-        raise UsageError(f"no published figures (*.yaml) in {place}; RECORDS go before --published, its folder after it")
+        raise UsageError(
+            f"no published figures (*.yaml) in {place}; RECORDS go before --published, its folder after it"
+        )
     papers = {file.stem: _read(file) for file in files}
     for name, paper in papers.items():
         for table in paper.tables:

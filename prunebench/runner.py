@@ -10,12 +10,13 @@ from __future__ import annotations
 import copy
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from prunebench.adapter import LoadedModel, LoadOptions, ModelAdapter
 from prunebench.calibration.samples import Sample, fingerprint
 from prunebench.calibration.trace import Trace, trace_key
+from prunebench.comparison import DENSE
 from prunebench.config import Spec
 from prunebench.dataset import Dataset, open_dataset
 from prunebench.encoded import EncoderCache
@@ -89,6 +90,7 @@ class Session:
         self._remembered, self._waiting = Remembered(), Waiting()
         self._evaluated: dict[str, tuple[str, tuple[TaskResult, ...]]] = {}
         self._timing_samples: list[Sample] | None = None
+        self.after_dense: Callable[[Record], Any] | None = None
 
     # -- setting up --------------------------------------------------------------------------------------------------
 
@@ -353,12 +355,21 @@ class Session:
             self.reporter.note(f"{len(done)} of {len(jobs)} cells are finished already and skipped")
         todo = [job.cell for cell_id, job in jobs.items() if cell_id not in done]
         self.expect([jobs[cell.id] for cell in todo])
+        for record in done.values():
+            self._look_at_dense(record)
         for number, record in enumerate(self.executor.run(todo, lambda cell: self.run_cell(jobs[cell.id])), start=1):
             done[record.id] = record
             self.reporter.cell(number, len(todo), record)
+            self._look_at_dense(record)
             for _ in self.plugins.each("prunebench_cell_finished", record=record):
                 pass
         return [done[cell_id] for cell_id in jobs if cell_id in done]
+
+    def _look_at_dense(self, record: Record) -> None:
+        """Show the dense model's record to whoever wants to stop the run over it; records so far are kept."""
+        cell = record.cell
+        if self.after_dense is not None and cell.strategy == DENSE and cell.recovery is None and record.complete:
+            self.after_dense(record)
 
     def run_cell(self, job: Job) -> Record:
         """One cell, whatever happens in it: a failure is a record, and the next cell runs."""

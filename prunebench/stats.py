@@ -103,6 +103,7 @@ def mean_interval(
     method: str = "auto",
     seed: int = 0,
     clusters: Sequence[str] = (),
+    n_boot: int = N_BOOT,
 ) -> Interval:
     """Confidence interval of the mean of per-question scores.
 
@@ -125,6 +126,8 @@ def mean_interval(
         Of the bootstrap: the same scores always give the same interval.
     clusters : sequence of str, shape (n,) or empty
         What question i shares with others; empty: each stands alone.
+    n_boot : int
+        Number of resamples.
 
     Raises
     ------
@@ -145,7 +148,7 @@ def mean_interval(
     if codes is not None:
         if method not in ("auto", "bootstrap"):
             raise BadParameter(f"the {method} interval takes questions that stand alone; use method='bootstrap'")
-        return _clustered(values, clusters, codes, level, seed)
+        return _clustered(values, clusters, codes, level, seed, n_boot)
     binary = is_binary(values)
     if method == "wilson" and not binary:
         raise BadParameter("the Wilson interval is for scores of 0 and 1 only; use method='bootstrap'")
@@ -158,13 +161,15 @@ def mean_interval(
 
         half = float(t.ppf((1 + level) / 2, values.size - 1) * values.std(ddof=1) / math.sqrt(values.size))
         return Interval(float(values.mean()) - half, float(values.mean()) + half, "t")
-    means = bootstrap_means(values, np.random.RandomState(seed), N_BOOT)
+    means = bootstrap_means(values, np.random.RandomState(seed), n_boot)
     return Interval(*percentiles(means, level), "bootstrap")
 
 
-def _clustered(values: np.ndarray, clusters: Sequence[str], codes: np.ndarray, level: float, seed: int) -> Interval:
+def _clustered(
+    values: np.ndarray, clusters: Sequence[str], codes: np.ndarray, level: float, seed: int, n_boot: int
+) -> Interval:
     random = np.random.RandomState(seed)
-    means, observed, units = resampled_means(values[:, None], clusters, random, N_BOOT)
+    means, observed, units = resampled_means(values[:, None], clusters, random, n_boot)
     if units < 2 or np.ptp(means) <= 1e-12 * max(1.0, abs(float(observed[0]))):
         sizes = np.bincount(codes)
         return _interval_without_spread(values, level, float(sizes.sum() ** 2 / (sizes**2).sum()))

@@ -68,7 +68,8 @@ class Task(_Strict):
     limit: int | None = Field(default=None, ge=1, description="only the first questions; None takes all")
     generation: dict[str, Any] = Field(default_factory=dict, description="overrides: max_new_tokens, until")
     data: dict[str, str] = Field(
-        default_factory=dict, description="split → file or folder of one's own; `media` → folder of media files"
+        default_factory=dict,
+        description="split → file or folder of one's own; `media` → folder of media files; `member/split` in groups",
     )
     cluster: str | None = Field(default=None, description="field that questions about one image or video share")
     questions: int | None = Field(default=None, ge=1, description="how many the whole benchmark has; for estimates")
@@ -210,8 +211,8 @@ def resolve_data(task: str, data: Mapping[str, str], folder: Path) -> dict[str, 
         absolute = Path(os.path.abspath(folder / Path(path).expanduser()))
         if not absolute.exists():
             raise BadParameter(f"task {task!r}: data for {split!r} is not there: {absolute}")
-        if split == MEDIA and not absolute.is_dir():
-            raise BadParameter(f"task {task!r}: {MEDIA!r} is a folder of media files, {absolute} is none")
+        if split.rpartition("/")[2] == MEDIA and not absolute.is_dir():
+            raise BadParameter(f"task {task!r}: {split!r} is a folder of media files, {absolute} is none")
         found[split] = str(absolute)
     return found
 

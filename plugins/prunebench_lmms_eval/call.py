@@ -70,6 +70,8 @@ def run_task(lm: Any, task: Task, scratch: Path, host: Host | None = None) -> Ou
     try:
         name = write_override(task, scratch / "tasks")
         environment = media_home(task, scratch / "home")
+        if False:  # written anew for every call: nothing to keep among the user's data sets
+            environment["LMMS_EVAL_DATASETS_CACHE"] = str(scratch / "datasets")
         with host.away(environment):
             found, watch = _evaluated(lm, task, name, scratch / "tasks")
     except (Exception, SystemExit) as error:
@@ -95,10 +97,12 @@ def run_task(lm: Any, task: Task, scratch: Path, host: Host | None = None) -> Ou
 def _evaluated(lm: Any, task: Task, name: str, folder: Path) -> tuple[dict[str, Any], Any]:
     from lmms_eval.evaluator import simple_evaluate
 
+    from prunebench_lmms_eval.judges import guarded
     from prunebench_lmms_eval.loading import make_manager
+    from prunebench_lmms_eval.sounds import waveforms_from_datasets
 
     manager, watch = make_manager(task, folder, str(task.options.get("profile", PROFILE)))
-    with _no_waiting(task):
+    with _no_waiting(task), waveforms_from_datasets(), guarded(task):
         found = simple_evaluate(
             model=lm,
             tasks=[name],
@@ -118,6 +122,7 @@ def _evaluated(lm: Any, task: Task, name: str, folder: Path) -> tuple[dict[str, 
 @contextmanager
 def _no_waiting(task: Task) -> Iterator[None]:
     """lmms-eval tries five times with 2 s between: of use where a service answers, and no change where it does not."""
+    import datasets.config
     from lmms_eval.api.task import ConfigurableTask
     from tenacity import stop_after_attempt
 
@@ -128,9 +133,12 @@ def _no_waiting(task: Task) -> Iterator[None]:
     before = [retry.stop for retry in retries]
     for retry in retries:
         retry.stop = stop_after_attempt(1)
+    counted = datasets.config.HF_UPDATE_DOWNLOAD_COUNTS  # a request to a server for every file that is opened
+    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = counted and not offline
     try:
         yield
     finally:
+        datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = counted
         for retry, stop in zip(retries, before, strict=True):
             retry.stop = stop
 

@@ -59,6 +59,7 @@ class LmmsEvaluator(Evaluator):
         from prunebench_lmms_eval.call import run_task
         from prunebench_lmms_eval.host import Host
         from prunebench_lmms_eval.model import make_lm
+        from prunebench_lmms_eval.questions_export import levels_of, outside_of
         from prunebench_lmms_eval.scoring import score_samples
 
         started = time.perf_counter()
@@ -75,6 +76,7 @@ class LmmsEvaluator(Evaluator):
             )
             outcome = run_task(lm, task, Path(folder), host)
         scored = score_samples(task, outcome)
+        chance, majority = levels_of(task)
         low, high, method = interval(scored.score, scored.scores, scored.clusters, task.scale)
         warnings = dict.fromkeys((*outcome.warnings, *scored.warnings, *host.complaints()))
         return TaskResult(
@@ -86,10 +88,10 @@ class LmmsEvaluator(Evaluator):
             ci_high=high,
             ci_method=method,
             higher_is_better=task.higher_is_better,
-            chance=task.chance,
-            majority=task.majority,
+            chance=chance,
+            majority=majority,
             empty=scored.empty,
-            unparsable=scored.unparsable,
+            unparsable=scored.unparsable if task.dataset is None else outside_of(task, scored.answers),
             seconds=time.perf_counter() - started,
             ids=tuple(scored.ids),
             scores=tuple(scored.scores),
@@ -131,13 +133,17 @@ def source_of(task: Task, outcome: Outcome, asked: Mapping[tuple[str, int], str]
     configs: dict[str, Any] = outcome.about.get("configs", {})
     data = {_dataset(configs[name]) for name in outcome.samples if name in configs}
     versions = {str(outcome.about.get("versions", {}).get(name)) for name in outcome.samples}
+    own_files = any(key != "media" for key in task.data)
     return {
         "package": f"lmms-eval {package_version('lmms-eval')}",
         "task": task.source,
         "profile": str(task.options.get("profile", "default")),
         "version": ", ".join(sorted(versions)),
-        "dataset": "own files" if any(key != "media" for key in task.data) else ", ".join(sorted(data)),
+        "dataset": task.dataset or ("own files" if own_files else ", ".join(sorted(data))),
         "docs": jsonio.digest(docs)[:16],
+        # For the dense gate, which compares whole benchmarks alone.
+        **({"limit": str(task.limit)} if task.limit is not None else {}),
+        **({"questions": str(task.questions)} if task.limit is not None and task.questions else {}),
     }
 
 

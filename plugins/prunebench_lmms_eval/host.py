@@ -1,13 +1,16 @@
-"""What lmms-eval and its tasks do to the process around them, kept away from it: folder, streams, logs, environment."""
+"""What lmms-eval and its tasks do to the process around them, kept away from it: folder, streams, logs, draws, ..."""
 
 from __future__ import annotations
 
 import os
+import random
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 __all__ = ["QUIET", "Host"]
 
@@ -42,11 +45,12 @@ class Host:
             environment: variables that hold within.
         """
         import loguru  # before streams are exchanged: its own first handler keeps the one that it finds
+        import torch
 
         work = self.folder / "work"
         work.mkdir(parents=True, exist_ok=True)
         self._home, self._streams = os.getcwd(), (sys.stdout, sys.stderr)
-        before = dict(os.environ)
+        before, draws = dict(os.environ), (random.getstate(), np.random.get_state())
         with open(self.folder / "lmms-eval.log", "a", encoding="utf-8", errors="replace") as log:
             try:
                 for name in ALONE:
@@ -55,9 +59,12 @@ class Host:
                 os.environ.setdefault("HF_HOME", str(Path("~/.cache/huggingface").expanduser()))
                 os.environ.update(environment or {})
                 os.chdir(work)
-                with redirect_stdout(log), redirect_stderr(log), self._logger(loguru.logger):
+                streams = redirect_stdout(log), redirect_stderr(log)
+                with streams[0], streams[1], self._logger(loguru.logger), torch.random.fork_rng(devices=[]):
                     yield
             finally:
+                random.setstate(draws[0])
+                np.random.set_state(draws[1])
                 os.chdir(self._home)
                 for name in os.environ.keys() - before.keys():
                     del os.environ[name]

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Watch", "make_manager"]
 
-ASKED = ("generate_until", "multiple_choice", "loglikelihood")
-"""Kinds of tasks that can be asked; the others want several rounds, or pictures as answers."""
+ASKED = ("generate_until", "multiple_choice")
+"""Kinds of tasks that can be asked. The others want several rounds, or pictures as answers; lmms-eval 0.7.3 ships no
+task of the kind ``loglikelihood``, and what it calls its perplexity takes a loss for a likelihood."""
 
 
 class Watch:
@@ -109,8 +110,13 @@ def _class() -> type:
             kind = getattr(leaf, "OUTPUT_TYPE", None)
             if kind not in ASKED:
                 raise EvaluationError(
-                    f"task {self.suite_task.id!r}: PruneBench asks in one round, {name!r} is of the kind {kind!r}: "
-                    "leave it out"
+                    f"task {self.suite_task.id!r}: PruneBench asks one question at a time, for words or one of several "
+                    f"options; {name!r} is of the kind {kind!r}: leave it out"
+                )
+            if "acc_mutual_info" in getattr(leaf, "_metric_fn_list", ()):
+                raise EvaluationError(
+                    f"task {self.suite_task.id!r}: 'acc_mutual_info' needs likelihoods without a question, which "
+                    "lmms-eval asks for in a form that it cannot handle itself: take another metric"
                 )
             if kind != "generate_until":
                 # the chat form of a task builds requests for generation only

@@ -13,12 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from prunebench.calibration.samples import Sample
+from prunebench.calibration.samples import Sample, joined
 from prunebench.errors import EvaluationError, MediaError, first_line
 from prunebench.media import AudioFile, ImageFile, VideoFile
 from prunebench.media.images import to_rgb
+from prunebench_lmms_eval.sounds import read_bytes
 
-__all__ = ["joined", "sample_of"]
+__all__ = ["sample_of"]
+
+MARK = "<image>"
+"""Stands in the words of some tasks where an image goes."""
 
 REMOTE = ("http://", "https://", "s3://", "data:")
 
@@ -103,7 +107,25 @@ class _Question:
             return value
         raise TypeError(f"nothing known as a video: {type(value).__name__}")
 
+    def split_at_marks(self) -> None:
+        """Tasks that mark the places of images in their words: as many marks as images in front of the words."""
+        texts = [place for place in self.places if isinstance(place, str)]
+        if not self.images or sum(text.count(MARK) for text in texts) != len(self.images):
+            return
+        places: list[str | int] = []
+        marks = 0
+        for text in texts:
+            first, *rest = text.split(MARK)
+            places += [first] if first else []
+            for piece in rest:
+                places += [marks, piece] if piece else [marks]
+                marks += 1
+        if places and places[:marks] == list(range(marks)) and len(places) > marks:
+            places[marks] = str(places[marks]).lstrip()  # what parted them from the words
+        self.places = places
+
     def sample(self) -> Sample:
+        self.split_at_marks()
         words = [place for place in self.places if isinstance(place, str)]
         first_word = next((i for i, place in enumerate(self.places) if isinstance(place, str)), len(self.places))
         mixed = any(isinstance(place, int) for place in self.places[first_word:])
@@ -120,15 +142,6 @@ class _Question:
 
     def refused(self, what: str) -> EvaluationError:
         return EvaluationError(f"question {self.id!r} has {what}: PruneBench cannot ask that")
-
-
-def joined(texts: Sequence[str]) -> str:
-    """Texts as one; a space goes between two that neither ends nor begins with one."""
-    whole = ""
-    for text in texts:
-        apart = whole and text and not whole[-1].isspace() and not text[0].isspace()
-        whole += (" " if apart else "") + text
-    return whole
 
 
 def _one_turn(messages: Sequence[Mapping[str, Any]] | None, sample_id: str) -> Sequence[Any]:
@@ -173,20 +186,14 @@ def _sound(kind: str, value: Any) -> tuple[np.ndarray | AudioFile, int | None] |
             return _mono(np.asarray(value["array"])), int(value["sampling_rate"])
         if kind == "audio":
             if value.get("bytes") is not None:
-                return _read(value["bytes"])
+                wave, rate = read_bytes(value["bytes"], str(value.get("path")))
+                return _mono(wave), rate
             value = next((value[key] for key in ("path", "url") if value.get(key)), None)
     if kind == "audio" and isinstance(value, str | Path):
         return AudioFile(Path(value).expanduser().absolute()), None
     if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], int | np.integer):
         return _mono(np.asarray(value[0])), int(value[1])
     return None
-
-
-def _read(content: bytes) -> tuple[np.ndarray, int]:
-    import soundfile
-
-    wave, rate = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
-    return _mono(wave), int(rate)
 
 
 def _mono(wave: np.ndarray) -> np.ndarray:

@@ -42,7 +42,7 @@ class _Request(NamedTuple):
     doc_id: int
     messages: Callable[[], Any]
     generation: dict[str, Any]
-    continuation: Any = None  # what is scored after the question (loglikelihood)
+    option: str = ""  # whose loss is asked for
 
     @property
     def name(self) -> str:
@@ -124,9 +124,7 @@ def _class() -> type:
             return [by_id[id(request)] for request in requests]
 
         def _request(self, args: tuple) -> _Request:
-            """One request of any of lmms-eval's three forms (its chat form, its simple form, loglikelihood)."""
-            if len(args) != 6:
-                raise EvaluationError("this task asks for likelihoods without a question: leave it out")
+            """One request of any of lmms-eval's three forms (its chat form, its simple form, options)."""
             context, second, third, doc_id, task, split = args
             doc = lambda: self.task_dict[task][split][doc_id]  # noqa: E731  (read late: media are large)
             if isinstance(third, dict):  # chat: context, doc_to_messages, generation
@@ -134,8 +132,7 @@ def _class() -> type:
             messages = lambda: _turn(third(doc()) if third else None, context)  # noqa: E731
             if isinstance(second, dict):  # simple: context, generation, doc_to_visual
                 return _Request(task, doc_id, messages, second)
-            following = second if isinstance(second, str) else lambda: second(doc())  # doc_to_target
-            return _Request(task, doc_id, messages, {}, following)
+            return _Request(task, doc_id, messages, {}, second)
 
         # -- answers -------------------------------------------------------------------------------------------------
 
@@ -164,9 +161,8 @@ def _class() -> type:
             seen: set[str] = set()
             for one in requests:
                 sample = self._sample(one)
-                following = one.continuation if isinstance(one.continuation, str) else str(one.continuation())
                 with self.host():
-                    loss, greedy = continuation_loss(self.loaded, self.encoder, sample, following)
+                    loss, greedy = continuation_loss(self.loaded, self.encoder, sample, one.option)
                     seen.add(one.name)
                     self._report(len(seen), last)
                 if not math.isfinite(loss):

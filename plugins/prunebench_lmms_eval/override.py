@@ -1,14 +1,14 @@
 """Every task runs through a YAML of ours that includes the shipped one: own data, own generation limits, own name.
 
-`simple_evaluate(tasks=[{...}])` would lose the chat form of a task, so the change has to be a file. Our file includes the
-shipped YAML by absolute path (its `!function` entries then resolve beside it) and lies in a folder that is the whole
-include path, so lmms-eval need not index its other 1985 names.
+`simple_evaluate(tasks=[{...}])` would lose the chat form of a task, so the change has to be a file. Our file includes
+the shipped YAML by absolute path (its `!function` entries then resolve beside it) and lies in a folder that is the
+whole include path, so lmms-eval need not index its other 1985 names.
 
 `Task.data` for a single task: `{split: path}` (paths: see `data_files.split_files`), and `media`, the folder of videos,
 sounds or images that stands for the task's ``$HF_HOME/<dataset_kwargs.cache_dir>``, laid out as the benchmark's own
-archives unpack. For a group, the same keys hold for
-every member (a copy of the Hub dataset serves them all: each member looks into the folder of its own configuration), and
-`member/split`, `member/media` for one member alone. Either every member has data of one's own, or none.
+archives unpack. For a group, the same keys hold for every member (a copy of the Hub dataset serves them all: each
+member looks into the folder of its own configuration), and `member/split`, `member/media` for one member alone. Either
+every member has data of one's own, or none.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ import yaml
 from prunebench.errors import EvaluationError
 from prunebench.suites import Task
 from prunebench_lmms_eval.data_files import split_files
+from prunebench_lmms_eval.questions_export import asks_own, export_questions
 from prunebench_lmms_eval.tasks_index import Entry, eval_split, find, leaves
 
-__all__ = ["PREFIX", "member_data", "media_home", "overridden", "run_name", "write_override"]
+__all__ = ["PREFIX", "media_home", "member_data", "overridden", "run_name", "write_override"]
 
 PREFIX = "prunebench_"
 """Starts the name of everything that we hand to lmms-eval; no shipped name does."""
@@ -33,7 +34,7 @@ PREFIX = "prunebench_"
 _DOWNLOADS = frozenset(
     {"video", "cache_dir", "create_link", "force_download", "force_unzip", "From_YouTube", "local_files_only"}
 )
-"""Keys of dataset_kwargs that make lmms-eval fetch or unpack media (ConfigurableTask.download in lmms_eval/api/task.py)."""
+"""Keys of dataset_kwargs that make lmms-eval fetch or unpack media (`download` in lmms_eval/api/task.py)."""
 
 
 def run_name(name: str) -> str:
@@ -59,9 +60,8 @@ def write_override(task: Task, folder: Path) -> str:
     members = leaves(entry)
     data = member_data(task, members)
     folder.mkdir(parents=True, exist_ok=True)
-    if task.dataset is not None:  # PruneBench's own questions, asked as the evaluator `local` would
-        from prunebench_lmms_eval.questions_export import export_questions
-
+    if asks_own(task, entry):  # with the limit of tokens of the evaluator `local`
+        assert task.dataset is not None
         parquet = export_questions(task.dataset, task.split, task.n, task.seed, task.domain, folder / "questions")
         data = {member.name: {"test": str(parquet)} for member in members}
         task = task.model_copy(update={"generation": {"max_new_tokens": task.max_new_tokens, **task.generation}})

@@ -9,19 +9,31 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from prunebench.errors import EvaluationError, MissingExtra, StoreError
+from prunebench.errors import EvaluationError, MissingExtra, StoreError, UnknownName
+from prunebench.metrics import METRICS, is_outside
 
 if TYPE_CHECKING:
     from prunebench.calibration.samples import Sample
     from prunebench.suites import Suite, Task
+    from prunebench_lmms_eval.tasks_index import Entry
 
-__all__ = ["export_questions", "export_suite", "questions_of", "task_yaml", "write_questions"]
+__all__ = [
+    "asks_own",
+    "export_questions",
+    "export_suite",
+    "levels_of",
+    "outside_of",
+    "questions_of",
+    "task_yaml",
+    "write_questions",
+]
 
 SHARED = ("_questions", "questions.py")
 """What every exported task needs beside it."""
@@ -42,7 +54,7 @@ def export_questions(dataset: str, split: str, n: int, seed: int, domain: str | 
         MissingExtra: pyarrow is not installed.
         MediaError: an image file that cannot be read.
     """
-    drawn = _drawn(dataset, split, n, seed, domain)
+    drawn = _drawn(dataset, split, n, seed, domain).path
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / "questions.parquet"
     try:
@@ -52,11 +64,49 @@ def export_questions(dataset: str, split: str, n: int, seed: int, domain: str | 
     return target
 
 
+class _Drawn(NamedTuple):
+    """A file of this process's own, its questions without their media, and what they are worth to one who guesses."""
+
+    path: Path
+    questions: list[Sample]
+    chance: float | None
+    majority: float
+
+
 @lru_cache(maxsize=64)
-def _drawn(dataset: str, split: str, n: int, seed: int, domain: str | None) -> Path:
+def _drawn(dataset: str, split: str, n: int, seed: int, domain: str | None) -> _Drawn:
+    from prunebench.evaluate_local import chance_level, majority_level
+
     path = _folder() / f"{_drawn.cache_info().misses}.parquet"
-    write_questions(questions_of(dataset, split, n, seed, domain), path)
-    return path
+    samples = questions_of(dataset, split, n, seed, domain)
+    write_questions(samples, path)
+    questions = [replace(sample, images=(), video=None, audio=None) for sample in samples]
+    return _Drawn(path, questions, chance_level(samples), majority_level(samples))
+
+
+def _drawn_for(task: Task) -> _Drawn:
+    assert task.dataset is not None
+    return _drawn(task.dataset, task.split, task.n, task.seed, task.domain)
+
+
+def levels_of(task: Task) -> tuple[float | None, float | None]:
+    """Score of a uniform guess and of the commonest answers: as the task says, or as its questions have it.
+
+    Raises:
+        As `export_questions`.
+    """
+    if task.dataset is None:
+        return task.chance, task.majority
+    drawn = _drawn_for(task)
+    return (
+        drawn.chance if task.chance is None else task.chance,
+        drawn.majority if task.majority is None else task.majority,
+    )
+
+
+def outside_of(task: Task, answers: Sequence[str]) -> int:
+    """How many `answers` to a dataset's first questions are none of their options, as the evaluator `local` counts."""
+    return sum(is_outside(task.metric, *pair) for pair in zip(answers, _drawn_for(task).questions, strict=False))
 
 
 @lru_cache(maxsize=1)
@@ -64,6 +114,35 @@ def _folder() -> Path:
     folder = tempfile.mkdtemp(prefix="prunebench-questions-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Path(folder)
+
+
+def asks_own(task: Task, entry: Entry) -> bool:
+    """Whether a suite's task asks questions of PruneBench's, which are written when it runs.
+
+    Raises:
+        UnknownName, BadParameter: no such dataset, or no such domain in it.
+        EvaluationError: a dataset for a benchmark that has questions of its own, or the other way round.
+    """
+    from prunebench.dataset import open_dataset
+    from prunebench.plugins import get_plugins
+    from prunebench_lmms_eval.tasks_index import leaves, own_tasks_folder
+
+    ours = any(one.path is not None and own_tasks_folder() in one.path.parents for one in leaves(entry))
+    if task.dataset is None:
+        if ours and not task.data:
+            raise EvaluationError(f"task {task.id!r}: {entry.name!r} has no questions: say `dataset:` and `domain:`")
+        return False
+    if task.data:
+        raise EvaluationError(f"task {task.id!r}: its questions are of `dataset` or of `data`: drop one of them")
+    if not ours or entry.kind != "task":
+        raise EvaluationError(
+            f"task {task.id!r}: {entry.name!r} has questions of its own: drop `dataset`, or say "
+            "`task: prunebench_questions`"
+        )
+    domains = open_dataset(get_plugins(), task.dataset).domains
+    if task.domain is not None and domains and task.domain not in domains:
+        raise UnknownName(f"domain of dataset {task.dataset!r}", task.domain, domains)
+    return True
 
 
 def questions_of(dataset: str, split: str, n: int, seed: int, domain: str | None) -> list[Sample]:
@@ -173,8 +252,6 @@ def export_suite(suite: Suite, folder: Path) -> list[str]:
         EvaluationError: a task of the suite has no dataset of PruneBench, or another metric than its own.
         StoreError: the folder cannot be written, or it holds other things.
     """
-    from prunebench.metrics import METRICS
-
     for task in suite.tasks:
         if task.dataset is None or task.metric not in METRICS:
             raise EvaluationError(

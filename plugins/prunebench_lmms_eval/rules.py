@@ -57,6 +57,7 @@ AUTOMATIC_KEYS = (
     "exact_match",
     "overall",
     "match",
+    "rating",
 )
 """Tried in this order where a metric's value is a dictionary and the suite does not say `score`."""
 

@@ -1,9 +1,10 @@
 """What lmms-eval reports for a task, and the per-question scores behind it.
 
-The reported number is always lmms-eval's own. Per-question scores are read by the suite's rules (`rules.py`) and are only
-believed where their mean is that number: relative 1e-6, or the mean as the task's own code rounds it (half of the last
-digit is at most 5e-5 of full marks). Where it is not (F1, word error rates over a corpus, ...), `scores` stays empty with a
-warning, and 0/1 values per question, if there are any, are kept as `verdicts`.
+The reported number is always lmms-eval's own. Per-question scores are read by the suite's rules (`rules.py`) and are
+only believed where their mean is that number: to relative 1e-6, or as the task's own code rounds it (half of the last
+digit is at most 5e-5 of full marks; they are then stretched by that little, so that their mean is the reported number).
+Where it is not (F1, word error rates over a corpus, ...), `scores` stays empty with a warning, and 0/1 values per
+question, if there are any, are kept as `verdicts`.
 
 Where a metric is a mean or a sum of means over strata, question i of a stratum with n_s of all N questions counts
 N/(S·n_s) times (a sum: N/n_s times), S the number of strata, so that the plain mean of `scores` is the metric again.
@@ -12,19 +13,22 @@ N/(S·n_s) times (a sum: N/n_s times), S the number of strata, so that the plain
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prunebench.errors import EvaluationError
 from prunebench.suites import Task
 from prunebench_lmms_eval.override import PREFIX
+from prunebench_lmms_eval.reported import fits, reported, strata_weights
 from prunebench_lmms_eval.rules import Rules, read_rules
-from prunebench_lmms_eval.samples import Unit, collect, metric_values, questions
+from prunebench_lmms_eval.samples import Unit, readings, units_of
 from prunebench_lmms_eval.tasks_index import aggregated_metrics, find
 
-__all__ = ["Scored", "fits", "reported", "score_samples", "strata_weights"]
+if TYPE_CHECKING:
+    from prunebench_lmms_eval.call import Outcome
+
+__all__ = ["Scored", "score_samples"]
 
 
 @dataclass(frozen=True)
@@ -51,131 +55,210 @@ class Scored:
         return len(self.ids)
 
 
-def score_samples(task: Task, outcome: Any) -> Scored:
-    """The score of `task` and of its questions.
+@dataclass(frozen=True)
+class _Part:
+    """One task's questions before they are joined to a group's.
 
-    Args:
-        outcome: what `call.run_task` returned: `name` (what ran), `results` and `groups` (as lmms-eval reports them),
-            `samples` {task name: samples}, `tasks` {task name: task object of lmms-eval}, `unparsable` (a set of (task
-            name, doc_id)).
+    `values` are what the benchmark's code gave (as `kinds` shows them), `scores` have the task's score as mean, `right`
+    are 0/1; None where there is no such thing.
+    """
+
+    name: str
+    score: float
+    units: list[Unit]
+    values: list[float] | None = None
+    scores: list[float] | None = None
+    right: list[float] | None = None
+
+
+def score_samples(task: Task, outcome: Outcome) -> Scored:
+    """The score of `task` and of its questions.
 
     Raises:
         EvaluationError: the metric is not among what the task reports, or it is no number; says which and why.
     """
     rules = read_rules(task)
-    entry = find(task.source)
-    names = list(outcome.samples)
-    if entry.kind == "task":
-        name = names[0] if len(names) == 1 else outcome.name
-        return _one(task, rules, outcome, name)
-    members, weights = _group_weights(task, outcome, names, _by_size(task, aggregated_metrics(entry)))
-    score = reported(task, {**outcome.results.get(outcome.name, {}), **(outcome.groups or {}).get(outcome.name, {})})
-    return _joined(task, score, members, weights)
-
-
-def reported(task: Task, result: Mapping[str, Any], rules: Rules | None = None) -> float:
-    """The metric's number in lmms-eval's result of one task; NaN stands for a None that `rules` take for 0.
-
-    Raises:
-        EvaluationError: there is none.
-    """
+    warnings: list[str] = []
+    if outcome.name in outcome.samples:
+        part = _one(task, rules, outcome, outcome.name, warnings)
+        return _scored(task, rules, outcome, part.score, [part], [1.0], warnings)
+    results = outcome.results
+    score = reported(task, {**results.get(outcome.name, {}), **outcome.groups.get(outcome.name, {})})
     key = f"{task.metric},{task.filter}"
-    known = [name for name in result if "," in name and "_stderr" not in name]
-    if key not in result:
-        said = f"it reports {', '.join(known)}" if known else "it reports nothing (a group without a score of its own?)"
-        raise EvaluationError(f"task {task.id!r} does not report {key!r}: {said}")
-    value = result[key]
-    if hasattr(value, "item") and getattr(value, "size", 1) == 1:
-        value = value.item()
-    if isinstance(value, list | tuple) and not value:
-        raise EvaluationError(
-            f"task {task.id!r}: {key!r} is empty: none of the questions asked belongs to it; raise or drop the limit"
-        )
-    if value is None and rules is not None and rules.none_is_zero:
-        return math.nan
-    if value is None:
-        raise EvaluationError(
-            f"task {task.id!r}: {key!r} is None: lmms-eval did not score it (a judge or a server has to, or the task's "
-            "code says None for 0: then `options: {none_is_zero: true}`)"
-        )
-    if isinstance(value, str):
-        judge = f"; it needs the judge {task.judge!r}" if task.judge != "none" else ""
-        raise EvaluationError(f"task {task.id!r}: {key!r} is {value[:80]!r}, not a number{judge}")
-    if isinstance(value, Mapping):
-        raise EvaluationError(f"task {task.id!r}: {key!r} is a table ({', '.join(map(str, value))}), not one number")
-    if not isinstance(value, int | float) or not math.isfinite(value):
-        raise EvaluationError(f"task {task.id!r}: {key!r} is {value!r}, not a finite number")
-    return float(value)
+    names = [name for name in outcome.samples if key in results.get(name, {})]
+    parts = [_one(task, rules, outcome, name, warnings) for name in names]
+    questions = sum(len(part.units) for part in parts)
+    sizes = [float(results[name].get("samples") or len(part.units)) for name, part in zip(names, parts, strict=True)]
+    if not _by_size(task):
+        sizes = [1.0] * len(parts)
+    weights = [
+        size / sum(sizes) * questions / len(part.units) if part.units else 0.0
+        for size, part in zip(sizes, parts, strict=True)
+    ]
+    return _scored(task, rules, outcome, score, parts, weights, warnings)
 
 
-def fits(mean: float, score: float, scale: float) -> bool:
-    """True where `mean` is `score`: to relative 1e-6, or rounded as benchmarks' code rounds (2 to 6 digits)."""
-    if abs(mean - score) <= 1e-6 * max(abs(score), 1e-3 * scale):
-        return True
-    return any(
-        0.5 * 10.0**-digits <= 5.1e-5 * scale and abs(round(mean, digits) - score) <= 1e-9 * max(1.0, abs(score))
-        for digits in range(2, 7)
+def _by_size(task: Task) -> bool:
+    """Whether the group's score is the mean over questions, not over members."""
+    said = task.options.get("aggregate")
+    if said is not None:
+        return said == "size"
+    return any(one["weight_by_size"] for one in aggregated_metrics(find(task.source)) if one["metric"] in task.metric)
+
+
+def _one(task: Task, rules: Rules, outcome: Outcome, name: str, warnings: list[str]) -> _Part:
+    """One task, or one member of a group."""
+    score = reported(task, outcome.results.get(name, {}), rules)
+    part = _Part(name, score, [])
+    why = "do not average to it"
+    try:
+        units = units_of(rules, task.metric, outcome.samples.get(name, ()))
+        part = _Part(name, score, units)
+        if units:
+            shares = strata_weights(_strata(rules, task.metric, units), rules.sums)
+            for values in readings(rules, task.metric, units, _aggregation(outcome, name, task.metric)):
+                read = _read(task, rules, part, values, shares)
+                if read.scores is not None:
+                    return read
+                part = part if part.right is not None else read
+    except KeyError as error:
+        why = f"cannot be read ({error.args[0]})"
+    except ValueError as error:
+        why = f"cannot be read ({error})"
+    if math.isnan(part.score):
+        raise EvaluationError(f"task {task.id!r}: {task.metric!r} is None, and its questions do not all score 0")
+    warnings.append(
+        f"{_plain_name(name)}: the scores of single questions {why}, {task.metric} = {part.score:.6g}: "
+        "no paired statistics"
+    )
+    return part
+
+
+def _read(task: Task, rules: Rules, part: _Part, values: list[float], shares: list[float]) -> _Part:
+    """`part` with the values of one reading; without `scores` where they are not what the reported score is made of."""
+    full = rules.full or _full_marks(values, task.scale)
+    right = None if full is None else [float(value >= full * (1 - 1e-9)) for value in values]
+    contributions = [value * share for value, share in zip(values, shares, strict=True)]
+    mean = sum(contributions) / len(contributions)
+    score = part.score
+    if math.isnan(score) and not any(values):
+        score = 0.0  # the task says None for it
+    for factor in dict.fromkeys((1.0, task.scale, 100.0, 0.01)):
+        if fits(mean * factor, score, task.scale):
+            scores = [one * factor for one in contributions]
+            return _Part(part.name, score, part.units, [value * factor for value in values], scores, right)
+    return _Part(part.name, score, part.units, None, None, right)
+
+
+def _full_marks(values: Sequence[float], scale: float) -> float | None:
+    """The one value beside 0, where there is but one and it is full marks on some scale; else None."""
+    above = {value for value in values if value != 0}
+    if not above:
+        return 1.0
+    return above.pop() if len(above) == 1 and above <= {1.0, 100.0, scale} else None
+
+
+def _strata(rules: Rules, metric: str, units: Sequence[Unit]) -> list[list[str]]:
+    return [[level.value(unit.field(metric, level.key)) for level in rules.strata] for unit in units]
+
+
+def _aggregation(outcome: Outcome, name: str, metric: str) -> Callable[..., Any] | None:
+    """The function by which the task itself makes its score, if it is known."""
+    task = outcome.tasks.get(name)
+    found = task.aggregation().get(metric) if task is not None else None
+    return found if callable(found) else None
+
+
+def _plain_name(name: str) -> str:
+    return name.removeprefix(PREFIX)
+
+
+def _scored(
+    task: Task,
+    rules: Rules,
+    outcome: Outcome,
+    score: float,
+    parts: Sequence[_Part],
+    weights: Sequence[float],
+    warnings: list[str],
+) -> Scored:
+    """The questions of all parts together."""
+    units = [unit for part in parts for unit in part.units]
+    several = outcome.name not in outcome.samples
+    ids = [f"{_plain_name(part.name)}/{unit.id}" if several else unit.id for part in parts for unit in part.units]
+    scores = [
+        one * weight
+        for part, weight in zip(parts, weights, strict=True)
+        for one in (part.scores if part.scores is not None else [math.nan] * len(part.units))
+    ]
+    values = [one for part in parts for one in part.values or ()]
+    right = [one for part in parts for one in part.right or ()]
+    scores = [] if any(map(math.isnan, scores)) else scores
+    if scores and not fits(sum(scores) / len(scores), score, task.scale):
+        warnings.append(f"the scores of single questions do not average to {task.metric} = {score:.6g} of the group")
+        scores = []
+    scores = _stretched(scores, score)
+    right = right if len(right) == len(units) else []
+    if scores and right:
+        distances = [abs(one - verdict * task.scale) for one, verdict in zip(scores, right, strict=True)]
+        right = [] if max(distances) <= 1e-9 * task.scale else right
+    empty, unparsable = _unanswered(rules, outcome, parts)
+    return Scored(
+        score=score,
+        ids=tuple(ids),
+        scores=tuple(scores),
+        clusters=_clusters(task, units, warnings),
+        verdicts=tuple(right),
+        answers=tuple(" | ".join(unit.answers) for unit in units),
+        empty=empty,
+        unparsable=unparsable,
+        kinds=_kinds(task, rules, units, values, warnings),
+        warnings=tuple(dict.fromkeys(warnings)),
     )
 
 
-def strata_weights(labels: Sequence[Sequence[str]], sums: bool = False) -> list[float]:
-    """How often each question counts, so that a plain mean becomes the mean over nested strata of the means in them.
-
-    Args:
-        labels: per question, the names of its strata, outermost first.
-        sums: the outermost strata are summed instead.
-    """
-    n = len(labels)
-    sizes = Counter(tuple(label) for label in labels)
-    children: dict[tuple[str, ...], set[tuple[str, ...]]] = {}
-    for path in sizes:
-        for depth in range(len(path)):
-            children.setdefault(path[:depth], set()).add(path[: depth + 1])
-    weights = []
-    for label in labels:
-        path = tuple(label)
-        share = 1.0
-        for depth in range(len(path)):
-            if depth or not sums:
-                share /= len(children[path[:depth]])
-        weights.append(n * share / sizes[path])
-    return weights
+def _stretched(scores: list[float], score: float) -> list[float]:
+    """Scores whose mean was rounded on its way to the reported one, with that one as their mean."""
+    mean = sum(scores) / len(scores) if scores else 0.0
+    if mean == 0 or abs(mean - score) <= 1e-9 * abs(score):
+        return scores
+    return [one * (score / mean) for one in scores]
 
 
-def _one(task: Task, rules: Rules, outcome: Any, name: str) -> Scored:
-    """A single task."""
-    score = reported(task, outcome.results.get(name, {}), rules)
-    units, warnings = _units(task, rules, outcome, name)
-    if not units:
-        return Scored(score=0.0 if math.isnan(score) else score, warnings=("no question of this metric was recorded",))
-    found: list[float] | None = None
-    verdicts: list[float] | None = None
-    for how, values in _readings(rules, units, outcome, name, task.metric):
-        weights = _weights(rules, units, warnings)
-        parts = [value * weight for value, weight in zip(values, weights, strict=True)]
-        mean = sum(parts) / len(parts)
-        full = rules.full or _full(values)
-        if verdicts is None and full is not None:
-            verdicts = [float(value >= full * (1 - 1e-9)) for value in values]
-        if math.isnan(score):  # None, which the suite takes for 0
-            if not any(values):
-                score, found, kept = 0.0, parts, (values, how)
-                break
-            continue
-        factor = next((f for f in dict.fromkeys((1.0, task.scale, 100.0, 0.01)) if fits(mean * f, score, task.scale)), None)
-        if factor is not None:
-            found, kept = [part * factor for part in parts], (values, how)
-            verdicts = None if full is None else [float(value >= full * (1 - 1e-9)) for value in values]
-            plain = full is not None and all(abs(part - verdict * task.scale) <= 1e-9 * task.scale
-                                             for part, verdict in zip(found, verdicts, strict=True))
-            if plain:
-                verdicts = None
-            break
-    if math.isnan(score):
-        raise EvaluationError(f"task {task.id!r}: {task.metric!r} is None, although some questions score above 0")
-    if found is None:
-        warnings.append(
-            f"per-question scores of {task.metric} do not average to the reported {score:.6g}: no paired statistics"
-        )
-    del kept
-    return Scored(score=score)
+def _unanswered(rules: Rules, outcome: Outcome, parts: Sequence[_Part]) -> tuple[int, int]:
+    """How many answers are blank, and of how many others the benchmark could make nothing."""
+    empty, unparsable = 0, 0
+    for part in parts:
+        for unit in part.units:
+            for row, answer in zip(unit.rows, unit.answers, strict=True):
+                if not answer.strip():
+                    empty += 1
+                else:
+                    drawn = (part.name, row["doc_id"]) in outcome.unparsable
+                    unparsable += drawn or (rules.answers is not None and not rules.answers.search(answer))
+    return empty, unparsable
+
+
+def _clusters(task: Task, units: Sequence[Unit], warnings: list[str]) -> tuple[str, ...]:
+    if task.cluster is None:
+        return ()
+    try:
+        return tuple(str(unit.field(task.metric, task.cluster)) for unit in units)
+    except KeyError as error:
+        warnings.append(f"questions cannot be clustered, each counts as independent: {error.args[0]}")
+        return ()
+
+
+def _kinds(
+    task: Task, rules: Rules, units: Sequence[Unit], values: Sequence[float], warnings: list[str]
+) -> dict[str, tuple[int, float]]:
+    if rules.kind is None or len(values) != len(units):
+        return {}
+    found: dict[str, list[float]] = {}
+    try:
+        for unit, value in zip(units, values, strict=True):
+            found.setdefault(str(unit.field(task.metric, rules.kind)), []).append(value)
+    except KeyError as error:
+        warnings.append(f"no table of question kinds: {error.args[0]}")
+        return {}
+    return {kind: (len(one), sum(one) / len(one)) for kind, one in sorted(found.items())}

@@ -1,7 +1,7 @@
 """Names, files and settings of lmms-eval's tasks, read from their YAML files without importing lmms_eval.
 
-lmms-eval's own `TaskManager` parses every file in pure Python (10 s for its 1985 names); this reads the same files in the
-same order in about a second, once per process, and executes nothing: a `!function` stays the text that names it.
+lmms-eval's own `TaskManager` parses every file in pure Python (10 s for its 1985 names); this reads the same files in
+the same order in about a second, once per process, and executes nothing: a `!function` stays the text that names it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import importlib.util
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -116,11 +116,11 @@ def read_config(path: Path) -> dict[str, Any]:
     return dict(_read(str(path)))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _read(path: str) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
-            config = yaml.load(file, Loader=_Loader)  # noqa: S506 - a SafeLoader
+            config = yaml.load(file, Loader=_Loader)
     except (OSError, yaml.YAMLError) as error:
         raise EvaluationError(f"cannot read the task file {path}: {' '.join(str(error).split())}") from error
     if not isinstance(config, dict):

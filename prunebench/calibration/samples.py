@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 
 from prunebench.media.files import AudioFile, ImageFile, MediaFile, VideoFile
 
-__all__ = ["Sample", "fingerprint", "input_fingerprint"]
+__all__ = ["Sample", "fingerprint", "input_fingerprint", "joined"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ def fingerprint(samples: Iterable[Sample]) -> str:
         for media in (*sample.images, sample.video, sample.audio):
             if media is not None:
                 _add_media(digest, media)
+        _add_layout(digest, sample)
         digest.update(b"\x1d")
     return digest.hexdigest()
 
@@ -81,7 +83,23 @@ def input_fingerprint(sample: Sample) -> str:
         if media is not None:
             digest.update(f"\x1c{name}".encode())
             _add_media(digest, media)
+    _add_layout(digest, sample)
     return digest.hexdigest()
+
+
+def joined(texts: Iterable[str]) -> str:
+    """Texts as one; a space goes between two where there is no white space yet."""
+    whole = ""
+    for text in texts:
+        apart = whole and text and not whole[-1].isspace() and not text[0].isspace()
+        whole += (" " if apart else "") + text
+    return whole
+
+
+def _add_layout(digest: Any, sample: Sample) -> None:
+    """Nothing where there is none: such samples keep the fingerprints that they had before there were layouts."""
+    if sample.layout:
+        digest.update(b"\x1blayout" + json.dumps(sample.layout).encode())
 
 
 def _add_media(digest: Any, media: np.ndarray | MediaFile) -> None:

@@ -32,12 +32,44 @@ EXTRAS = {
 
 
 @click.command("doctor")
+@click.option("--suite", metavar="NAME", help="Look at the tasks of this suite: what they lack, what they cost.")
+@click.option("--model", "-m", metavar="NAME", help="With --suite: the model that will run it.")
+@click.option("--model-path", metavar="DIR", help="With --suite: folder with the weights.")
+@click.option(
+    "--models", type=click.IntRange(min=1), metavar="N", help="With --suite: number of models, dense and plans."
+)
+@click.option("--task", "tasks", multiple=True, metavar="ID", help="With --suite: only this task; may be repeated.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="With --suite: questions of each task.")
+@click.option("--data", multiple=True, metavar="TASK=PATH", help="With --suite: own data, as for `prunebench run`.")
+@click.option("--out", metavar="DIR", help="With --suite: run folder whose records tell the speed (default runs).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
-def doctor(context: click.Context, as_json: bool) -> None:
-    """Look at this installation and say what to do about what is missing."""
+def doctor(context: click.Context, as_json: bool, suite: str | None, **options: Any) -> None:
+    """Look at this installation and say what to do about what is missing.
+
+    With --suite, look at each of its tasks before a long run: packages, keys, data, disk, and the time it will take
+    by the speed that was last measured. Nothing is downloaded. The exit code is 1 where a task cannot run.
+
+    \b
+    prunebench doctor
+    prunebench doctor --suite topovlm-image --model llava --models 9
+    """
     import json
 
+    if suite is not None:
+        from prunebench.cli.doctor_suite import as_data, as_text, look_at_suite
+
+        given = {**options, "out": options["out"] or "runs", "models": options["models"] or 1}
+        found = look_at_suite(suite, **given)
+        click.echo(json.dumps(as_data(found), indent=1) if as_json else as_text(found), nl=as_json)
+        if not found.ready:
+            context.exit(1)
+        return
+    if misplaced := [name for name, value in options.items() if value not in (None, ())]:
+        from prunebench.errors import UsageError
+
+        option = "task" if misplaced[0] == "tasks" else misplaced[0].replace("_", "-")
+        raise UsageError(f"--{option} is about a suite: add --suite NAME (see `prunebench list suites`)")
     findings = examine()
     if as_json:
         click.echo(json.dumps(findings, indent=1))

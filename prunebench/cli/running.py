@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from prunebench.cli.options import build_spec, spec_options
+from prunebench.cli.published import dense_check, load, published_options, stopping_at_gap
 
 __all__ = ["run_command"]
 
@@ -22,10 +23,19 @@ __all__ = ["run_command"]
 @click.option("--executor", metavar="NAME", help="Where cells run (default local: this process).")
 @click.option("--force", is_flag=True, help="Run finished cells again.")
 @click.option("--remeasure", is_flag=True, help="Time finished cells again, keep their answers.")
+@published_options
 @click.option("--dry-run", is_flag=True, help="Print the cells and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the records' ids and status as JSON, not the table.")
 @click.pass_context
-def run_command(context: click.Context, dry_run: bool, as_json: bool, no_latency: bool, **values: Any) -> None:
+def run_command(
+    context: click.Context,
+    dry_run: bool,
+    as_json: bool,
+    no_latency: bool,
+    published: str | None,
+    allow_gap: bool,
+    **values: Any,
+) -> None:
     """Calibrate, plan, prune, evaluate, measure, record, rank.
 
     Dense is always measured in the same run. Running the same command again finishes what is missing.
@@ -39,6 +49,7 @@ def run_command(context: click.Context, dry_run: bool, as_json: bool, no_latency
     from prunebench.config import LatencySpec
     from prunebench.errors import UsageError
 
+    figures = load(published, allow_gap)
     spec = build_spec(**values)
     if no_latency:
         spec = spec.model_copy(update={"latency": LatencySpec(enabled=False)})
@@ -61,10 +72,14 @@ def run_command(context: click.Context, dry_run: bool, as_json: bool, no_latency
             done = "finished" if session.store.finished(job.cell) else "to run"
             click.echo(f"{job.cell.id}  {done:8}  {job.cell.label}")
         return
-    records = session.run()
+    if figures is not None:
+        session.after_dense = dense_check(figures, allow_gap, reporter)
+    with stopping_at_gap(context, f" (records kept: {session.store.root / 'records'})"):
+        records = session.run()
     out = session.store.root / "leaderboard.md"
     highlight = next(iter(session.strategies)) if spec.strategies and session.strategies else None
-    options = {"highlight": highlight, "robustness": load_robustness([session.store.root])}
+    options: dict[str, Any] = {"highlight": highlight, "robustness": load_robustness([session.store.root])}
+    options |= {"published": figures, "allow_gap": allow_gap} if figures is not None else {}
     leaderboard.write(records, out, **options)
     failed = [record for record in records if record.status != "ok"]
     if as_json:

@@ -6,7 +6,7 @@ import base64
 import io
 from typing import Any
 
-from prunebench.calibration.samples import Sample
+from prunebench.calibration.samples import Sample, joined
 from prunebench.errors import CalibrationError
 from prunebench_models.hf.families import Family
 from prunebench_models.hf.videos import Clip, read_clip, video_inputs
@@ -32,18 +32,32 @@ def model_inputs(processor: Any, family: Family, sample: Sample) -> dict[str, An
 
 
 def prompt_of(processor: Any, family: Family, sample: Sample) -> str:
-    """The prompt with one placeholder per medium: media first, then the words.
+    """The prompt with one placeholder per medium: media first, then the words, but images where the layout has them.
 
     The checkpoint's chat template is used where there is one, `Family.prompt` otherwise.
+
+    Raises:
+        CalibrationError: a layout that does not have every image once, in order.
     """
     kinds = _media(sample)
+    if sample.layout:
+        _check_layout(sample)
+        kinds = kinds[len(sample.images) :]
+    parts: tuple[str | int, ...] = sample.layout or (sample.instruction,)
     if getattr(processor, "chat_template", None):
-        content = [{"type": kind} for kind in kinds] + [{"type": "text", "text": sample.instruction}]
+        content = [{"type": kind} for kind in kinds]
+        content += [{"type": "text", "text": place} if isinstance(place, str) else {"type": "image"} for place in parts]
         return processor.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
         )
     places = family.placeholders or {}
-    return family.prompt.format(media="".join(places[kind] for kind in kinds), text=sample.instruction)
+    words = joined(place if isinstance(place, str) else places["image"] for place in parts)
+    return family.prompt.format(media="".join(places[kind] for kind in kinds), text=words)
+
+
+def _check_layout(sample: Sample) -> None:
+    if [place for place in sample.layout if isinstance(place, int)] != list(range(len(sample.images))):
+        raise CalibrationError(f"sample {sample.id!r}: its layout must have each of its images once, in their order")
 
 
 def _media(sample: Sample) -> list[str]:

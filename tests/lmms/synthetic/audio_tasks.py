@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
-from tests.lmms.synthetic.case import LETTERS, Case, Document
+from tests.lmms.synthetic.case import LETTERS, Case, Document, share
 from tests.lmms.synthetic.image_tasks import letters
 from tests.lmms.synthetic.media import sound
 
@@ -33,7 +34,8 @@ def _muchomusic(media: Path) -> list[Document]:
         right, wrong = letters(i)
         fields = {
             "context": str(sound(media / f"s{i}.wav", i)), "instruction": f"#{i} Which instrument leads?",
-            "choices": [f"({letter}) {name}" for letter, name in zip(LETTERS, HEARD)], "answer": f"({right}) {HEARD[i % 4]}",
+            "choices": [f"({letter}) {name}" for letter, name in zip("ABCD", HEARD, strict=True)],
+            "answer": f"({right}) {HEARD[i % 4]}",
         }  # fmt: skip
         documents.append(Document(fields, f"({right})", f"({wrong})", tuple(LETTERS[:4]), right))
     return documents
@@ -75,9 +77,33 @@ def _librispeech(media: Path) -> list[Document]:
     return documents
 
 
+def word_errors(right: Sequence[float]) -> float:
+    """One of four words is another one where an answer is wrong."""
+    return 100 * share([0.25 * (1 - one) for one in right])
+
+
+def _mmsu(media: Path) -> list[Document]:
+    documents = []
+    for i in range(6):
+        right, wrong = letters(i)
+        fields = {
+            "audio": str(sound(media / f"s{i}.wav", i)), "question": f"#{i} What is the mood?", "answer": right,
+            **{f"choice_{letter}": heard for letter, heard in zip("abcd", HEARD, strict=True)}, "category": "Perception",
+            "sub_category": "Paralinguistics", "task_name": "mood",
+        }  # fmt: skip
+        documents.append(Document(fields, right, wrong, tuple(LETTERS[:4]), right))
+    return documents
+
+
 AUDIO = (
-    Case("clotho_aqa_test", "exact_match", _clotho, "clotho_aqa_test_filtered", media="", modality="audio"),
-    Case("muchomusic", "accuracy", _muchomusic, media="", modality="audio"),
-    Case("mmau_test_mini", "accuracy", _mmau, "test_mini", scale=100, media="", modality="audio"),
-    Case("vocalsound_test", "accuracy", _vocalsound, media="", modality="audio"),
-)
+    Case("clotho_aqa_test", "exact_match", _clotho, "clotho_aqa_test_filtered", modality="audio"),
+    Case("muchomusic", "accuracy", _muchomusic, modality="audio"),
+    Case("mmau_test_mini", "accuracy", _mmau, "test_mini", scale=100, modality="audio"),
+    Case("mmsu", "accuracy", _mmsu, scale=100, modality="audio"),
+    Case("vocalsound_test", "accuracy", _vocalsound, modality="audio"),
+    Case(
+        "librispeech_test_clean", "wer", _librispeech, "librispeech_test_clean", scale=100, modality="audio",
+        score=word_errors, full=0, higher_is_better=False, paired=False,
+        needs=("editdistance", "more_itertools", "regex"),
+    ),
+)  # fmt: skip

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-__all__ = ["LETTERS", "Case", "Document", "Written", "share", "write"]
+from prunebench.suites import Task, builtin_suites_dir, load_suite, suite_files
+
+__all__ = ["LETTERS", "Case", "Document", "Written", "share", "shipped", "write"]
 
 LETTERS = "ABCDE"
 
@@ -23,6 +26,7 @@ class Document:
         wrong: one that they can read, and take for wrong.
         draws: what its rules draw from where they can read nothing; empty: such an answer is wrong.
         target: the one that such a draw has to hit.
+        option: its number, where options are compared by likelihood: what a result shows as the answer.
     """
 
     fields: dict[str, Any]
@@ -30,6 +34,12 @@ class Document:
     wrong: str
     draws: tuple[str, ...] = ()
     target: str = ""
+    option: int | None = None
+
+    @property
+    def shown(self) -> str:
+        """The right answer as a result shows it."""
+        return self.right if self.option is None else str(self.option)
 
 
 def share(right: Sequence[float]) -> float:
@@ -52,8 +62,16 @@ class Case:
         full: what it must report where every answer is right; below `scale` where the documents are too few for that.
         media: where below the task's media folder the files go, or None where there are none.
         form: of the file: parquet, jsonl or csv.
-        garbage: an answer that says nothing.
-        more: further fields of the suite's entry.
+        modality: image, video, audio or text.
+        garbage: an answer that says nothing; None where none is beyond reading: a judge is asked, or options are
+            compared by likelihood.
+        judge: who is asked about an answer that the rules cannot read, where no suite that ships says it.
+        options: how per-question scores are read, where no suite that ships says it.
+        asked: documents that the metric is about; None: all.
+        units: documents that are judged together; empty: each alone.
+        paired: False where the metric is no mean over these documents.
+        higher_is_better: or lower.
+        needs: packages that the task's code imports, beside those that lmms-eval's own code does.
         extra: further splits, such as the one that examples for the prompt are taken from.
     """
 
@@ -68,8 +86,14 @@ class Case:
     media: str | None = None
     form: str = "jsonl"
     modality: str = "image"
-    garbage: str = "###"
-    more: dict[str, Any] = field(default_factory=dict)
+    garbage: str | None = "###"
+    judge: str = "none"
+    options: dict[str, Any] = field(default_factory=dict)
+    asked: Sequence[int] | None = None
+    units: Sequence[Sequence[int]] = ()
+    paired: bool = True
+    higher_is_better: bool = True
+    needs: tuple[str, ...] = ()
     extra: dict[str, Callable[[], list[dict[str, Any]]]] = field(default_factory=dict)
 
     def expected(self, right: Sequence[float]) -> float:
@@ -88,6 +112,30 @@ class Written:
     case: Case
     documents: list[Document]
     data: dict[str, str]
+
+    @property
+    def questions(self) -> list[tuple[int, ...]]:
+        """Documents of each question that is scored."""
+        case = self.case
+        return [tuple(unit) for unit in case.units] or [(i,) for i in case.asked or range(len(self.documents))]
+
+    def task(self, **changes: Any) -> Task:
+        """The entry of the suites that ship, or one made from the case where none has it, with this data."""
+        case = self.case
+        fields = {
+            "id": case.task, "evaluator": "lmms", "metric": case.metric, "filter": case.filter, "scale": case.scale,
+            "higher_is_better": case.higher_is_better, "modality": case.modality, "judge": case.judge,
+            "options": case.options,
+        }  # fmt: skip
+        entry = shipped().get(case.task) or Task(**fields)
+        return Task.model_validate({**entry.model_dump(), "data": self.data, **changes})
+
+
+@cache
+def shipped() -> dict[str, Task]:
+    """What the suites that ship say about each task of lmms-eval."""
+    suites = [load_suite(path) for path in suite_files(builtin_suites_dir())]
+    return {task.source: task for suite in suites for task in suite.tasks if task.evaluator == "lmms"}
 
 
 def write(case: Case, folder: Path) -> Written:

@@ -22,7 +22,7 @@ def letters(i: int, n: int = 4) -> tuple[str, str]:
 
 
 def listed(options: Sequence[str] = OPTIONS) -> str:
-    return "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options))
+    return "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))
 
 
 def _mme(_: Path) -> list[Document]:
@@ -89,7 +89,7 @@ def _mmbench(_: Path) -> list[Document]:
         right, wrong = letters(i)
         fields = {
             "index": i % 4 + 1_000_000 * (i // 4), "question": f"#{i} What is it?", "hint": "nan",
-            **dict(zip("ABCD", turned)), "answer": right, "category": ("object_localization", "ocr")[i % 2],
+            **dict(zip("ABCD", turned, strict=True)), "answer": right, "category": ("attribute", "ocr")[i % 2],
             "L2-category": "finegrained_perception", "source": "made", "split": "dev", "image": picture(i),
         }  # fmt: skip
         documents.append(Document(fields, right, wrong))
@@ -158,7 +158,7 @@ def _seedbench(_: Path) -> list[Document]:
         right, wrong = letters(i)
         fields = {
             "image": [picture(i, place) for place in range(2 if i == 5 else 1)], "question": f"#{i} What is it?",
-            **{f"choice_{letter}": option for letter, option in zip("abcd", OPTIONS)}, "answer": right,
+            **{f"choice_{letter}": option for letter, option in zip("abcd", OPTIONS, strict=True)}, "answer": right,
             "data_type": "video" if i == 5 else "image", "question_id": str(i),
         }  # fmt: skip
         documents.append(Document(fields, right, wrong))
@@ -190,6 +190,10 @@ def _mmvp(_: Path) -> list[Document]:
     return documents
 
 
+def mmvp_score(right: Sequence[float]) -> float:
+    return share([right[i] * right[i + 1] for i in range(0, len(right), 2)])
+
+
 def _muirbench(_: Path) -> list[Document]:
     documents = []
     for i in range(6):
@@ -215,18 +219,47 @@ def _pope(_: Path) -> list[Document]:
     return documents
 
 
+def _biased(_: Path) -> list[Document]:
+    """A picture that differs in one detail from what everybody knows."""
+    documents = []
+    for i in range(6):
+        fields = {
+            "image": picture(i), "prompt": f"#{i} How many legs? Answer with a number in curly brackets.",
+            "ground_truth": str(5 + i), "expected_bias": str(4 + i), "topic": "Animals",
+        }  # fmt: skip
+        documents.append(Document(fields, f"{{{5 + i}}}", str(4 + i)))
+    return documents
+
+
 IMAGE = (
-    Case("mme", "mme_cognition_score", _mme, scale=800, score=mme_score, form="parquet"),
+    Case(
+        "mme", "mme_cognition_score", _mme, form="parquet", scale=800, score=mme_score, asked=range(8),
+        units=[(i, i + 1) for i in range(0, 8, 2)],
+    ),
     Case("mmmu_val", "mmmu_acc", _mmmu, "validation", form="parquet"),
-    Case("mathvista_testmini_format", "llm_as_judge_eval", _mathvista, "testmini", scale=100, form="parquet"),
-    Case("mmbench_en_dev_static", "gpt_eval_score", _mmbench, "dev", scale=100, score=mmbench_score, form="parquet"),
-    Case("mmstar", "average", _mmstar, "val", score=mmstar_score, form="parquet"),
+    Case(
+        "mathvista_testmini_format", "llm_as_judge_eval", _mathvista, "testmini", form="parquet", scale=100,
+        garbage=None,
+    ),
+    Case(
+        "mmbench_en_dev_static", "gpt_eval_score", _mmbench, "dev", form="parquet", scale=100, score=mmbench_score,
+        units=[(i, i + 4) for i in range(4)],
+    ),
+    Case("mmstar", "average", _mmstar, "val", form="parquet", score=mmstar_score),
     Case("scienceqa_img", "exact_match", _scienceqa, form="parquet"),
-    Case("ai2d", "exact_match", _ai2d, filter="flexible-extract", form="parquet"),
+    Case("ai2d", "exact_match", _ai2d, form="parquet", filter="flexible-extract"),
+    Case("ai2d_lite", "exact_match", _ai2d, "lite", form="parquet", filter="flexible-extract"),
     Case("realworldqa", "exact_match", _realworldqa, form="parquet"),
-    Case("seedbench", "seed_all", _seedbench, form="parquet"),
+    Case("seedbench", "seed_all", _seedbench, form="parquet", options={"score": {"equal": ["pred", "answer"]}}),
     Case("cv_bench", "cv_bench_acc", _cv_bench, form="parquet"),
-    Case("mmvp", "mmvp_accuracy", _mmvp, "train", form="parquet"),
-    Case("muirbench", "muirbench_score_overall", _muirbench, filter="flexible-extract", form="parquet"),
+    Case(
+        "mmvp", "mmvp_pair_accuracy", _mmvp, "train", form="parquet", score=mmvp_score,
+        units=[(i, i + 1) for i in range(0, 6, 2)],
+    ),
+    Case(
+        "muirbench", "muirbench_score_overall", _muirbench, form="parquet", filter="flexible-extract",
+        options={"score": {"equal": ["pred", "answer"]}},
+    ),
     Case("pope", "pope_accuracy", _pope, form="parquet"),
-)
+    Case("vlms_are_biased", "accuracy", _biased, "main", form="parquet"),
+)  # fmt: skip

@@ -1,4 +1,4 @@
-"""Models that answer by a script, through the whole way of a real one: they look at their media to know the question."""
+"""Models that answer by a script, on the whole way of real ones: they look at words and media to know the question."""
 
 from __future__ import annotations
 

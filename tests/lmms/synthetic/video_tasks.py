@@ -16,7 +16,6 @@ MLVU = ("anomaly_reco", "count", "ego", "needle", "order", "plotQA", "topic_reas
 
 
 def _videomme(media: Path) -> list[Document]:
-    """Two questions about each clip but the last."""
     documents = []
     for i in range(5):
         right, wrong = letters(i)
@@ -74,10 +73,10 @@ def _perceptiontest(media: Path) -> list[Document]:
     documents = []
     for i in range(5):
         right, wrong = letters(i, 3)
-        name = f"video_{i // 2}"
-        clip(media / f"{name}.mp4", i // 2)
+        name = f"video_{i}"
+        clip(media / f"{name}.mp4", i)
         fields = {
-            "video_name": name, "question": f"#{i // 2} What moves ({i})?", "question_id": str(i),
+            "video_name": name, "question": f"#{i} What moves?", "question_id": str(i),
             "options": list(OPTIONS[:3]), "answer_id": str(LETTERS.index(right)), "area": "physics",
             "reasoning": "descriptive", "tag": ["motion"],
         }  # fmt: skip
@@ -131,12 +130,18 @@ def mlvu_score(right: Sequence[float]) -> float:
 
 
 VIDEO = (
-    Case("videomme", "videomme_perception_score", _videomme, scale=100, media="data"),
-    Case("nextqa_mc_test", "exact_match", _nextqa, media="NExTVideo"),
-    Case("mvbench_action_count", "mvbench_accuracy", _mvbench, "train", scale=100, media="perception/videos"),
-    Case("egoschema_subset", "score", _egoschema, media="videos"),
-    Case("perceptiontest_val_mc", "accuracy", _perceptiontest, "validation", media="videos"),
-    Case("longvideobench_val_v", "lvb_acc", _longvideobench, "validation", media="videos"),
-    Case("tempcompass_multi_choice", "avg_accuracy", _tempcompass, scale=100, media="videos"),
-    Case("mlvu_dev", "mlvu_percetion_score", _mlvu, scale=100, score=mlvu_score, media=""),
-)
+    Case("videomme", "videomme_perception_score", _videomme, scale=100, modality="video", media="data"),
+    Case("nextqa_mc_test", "exact_match", _nextqa, modality="video", media="NExTVideo"),
+    Case(
+        "mvbench_action_count", "mvbench_accuracy", _mvbench, "train", scale=100, modality="video",
+        media="perception/videos",
+    ),
+    Case("egoschema_subset", "score", _egoschema, modality="video", media="videos"),
+    Case("perceptiontest_val_mc", "accuracy", _perceptiontest, "validation", modality="video", media="videos"),
+    Case("longvideobench_val_v", "lvb_acc", _longvideobench, "validation", modality="video", media="videos"),
+    Case(
+        "tempcompass_multi_choice", "avg_accuracy", _tempcompass, scale=100, modality="video", media="videos",
+        judge="openai", garbage=None, options={"score": "rating"},
+    ),
+    Case("mlvu_dev", "mlvu_percetion_score", _mlvu, scale=100, score=mlvu_score, modality="video", media=""),
+)  # fmt: skip
