@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from prunebench.stats import Interval, design_effect, mean_interval, paired_difference, relative_intervals
 
@@ -86,7 +86,7 @@ def answers(random: np.random.Generator, case: Case) -> tuple[np.ndarray, np.nda
     found = []
     for score in (case.pruned, case.dense):
         seen = math.sqrt(shares["cluster and model"]) * random.standard_normal(images)[image]
-        found.append((shared + seen + own * random.standard_normal(n) < norm.ppf(score)).astype(np.float64))
+        found.append((shared + seen + own * random.standard_normal(n) < ndtri(score)).astype(np.float64))
     return found[0], found[1], [str(i) for i in image] if case.images and not case.blind else []
 
 
@@ -144,7 +144,7 @@ def machine() -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--simulations", type=int, default=5000, help="of each row (default 5000: error 0.3 points)")
-    parser.add_argument("--n-boot", type=int, default=2000, help="resamples of each bootstrap (default 2000)")
+    parser.add_argument("--n-boot", type=int, default=1000, help="resamples of each bootstrap (default 1000)")
     parser.add_argument("--record", type=Path, help="write the figures to this JSON file")
     arguments = parser.parse_args()
     record: dict[str, Any] = {"date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}

@@ -104,13 +104,13 @@ def t_level(level: float, variances: Sequence[float], units: Sequence[int]) -> f
     The normal quantile of the returned level is Student's of the level asked for. Degrees of freedom are those of
     Satterthwaite, (Σ V)² / Σ V² / (K − 1), with V the variance that each part of the statistic adds, from K units.
     """
-    from scipy.stats import norm, t
+    from scipy.special import ndtr, stdtrit  # the normal distribution, and the inverse of Student's
 
     total = sum(variances)
     below = sum(value**2 / (count - 1) for value, count in zip(variances, units, strict=True) if count > 1)
     if not below > 0:
         return level
-    return float(2 * norm.cdf(t.ppf((1 + level) / 2, total**2 / below)) - 1)
+    return float(2 * ndtr(stdtrit(total**2 / below, (1 + level) / 2)) - 1)
 
 
 def standard_error(values: np.ndarray, clusters: Sequence[str] = ()) -> float | None:

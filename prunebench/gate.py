@@ -66,6 +66,7 @@ class GateFinding:
         references: every printed dense score of the task, the one that agrees best first.
         asked: questions that were asked.
         questions: how many the whole task has; None where the record does not say.
+        own_files: the questions came from files that the user named, which may not be the benchmark's.
     """
 
     task: str
@@ -73,6 +74,8 @@ class GateFinding:
     asked: int
     questions: int | None = None
     references: tuple[Reference, ...] = ()
+    model: str = ""
+    own_files: bool = False
 
     @property
     def words(self) -> str:
@@ -94,6 +97,7 @@ class GateFinding:
         return (
             f"{self.task}: measured {_figure(best.measured)} ({_figure(best.low)} to {_figure(best.high)}), printed "
             f"{_figure(best.printed)}, tolerance {_figure(best.tolerance)}, source {best.source}"
+            f"{', questions from files of your own' if self.own_files else ''}"
         )
 
 
@@ -129,8 +133,8 @@ def refuse(findings: Iterable[GateFinding]) -> None:
         return
     others = f"; and {len(off) - 1} more: {', '.join(finding.task for finding in off[1:])}" if len(off) > 1 else ""
     raise DenseGap(
-        f"the dense model does not score what is printed of it: {off[0].line}{others}. Look for another prompt, other "
-        "weights or another number of frames, or mark it with --allow-gap"
+        f"dense {off[0].model} does not score what is printed of it: {off[0].line}{others}. Look for "
+        "another prompt, other weights or another number of frames, or mark it with --allow-gap"
     )
 
 
@@ -147,11 +151,11 @@ def _finding(
     questions = int(known) if known.isdigit() else None
     limited = record.cell.limit is not None or "limit" in result.source
     limited = limited and (questions is None or result.n < questions)
-    if not references:
-        return GateFinding(result.task, "unpublished", result.n, questions)
-    if limited:
-        return GateFinding(result.task, "limited", result.n, questions, references)
-    return GateFinding(result.task, "ok" if references[0].agrees else "off", result.n, questions, references)
+    status: Status = "unpublished" if not references else "limited" if limited else "off"
+    if status == "off" and references[0].agrees:
+        status = "ok"
+    own_files = result.source.get("dataset") == "own files"
+    return GateFinding(result.task, status, result.n, questions, references, record.model.name, own_files)
 
 
 def _reference(result: TaskResult, column: Column, printed: float, source: str, derived: str) -> Reference:

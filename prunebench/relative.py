@@ -193,7 +193,8 @@ class _Parts:
     def add(self, share: float, part: np.ndarray, whole: np.ndarray, units: int) -> None:
         ratio = share * np.divide(part, whole, out=np.full(part.size, np.nan), where=whole > 0)
         self.total += ratio
-        self.variances.append(float(np.nanvar(ratio[1:])) if np.isfinite(ratio[1:]).any() else 0.0)
+        known = ratio[1:][np.isfinite(ratio[1:])]
+        self.variances.append(float(known.var()) if known.size else 0.0)
         self.units.append(units)
 
     def interval(self, level: float, method: str) -> Interval | None:

@@ -29,6 +29,9 @@ ALPHA = 0.05
 class Significance:
     """What one section's questions tell.
 
+    Which row is best was seen on the same questions that the others are then tested on. That a given row of equal worth
+    falls out of its tie group stays below 5 %; that any of several does, does not (10 % of 8 equal rows).
+
     Attributes:
         best: the first of the rows of rank 1, that others are compared with; None where nothing is ranked.
         against_best: Holm-adjusted p-value by row, over all ranked rows but `best`; rows that cannot be paired are out.

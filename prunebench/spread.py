@@ -72,11 +72,10 @@ class Resamples:
     def _drawn(self, task: str) -> tuple[list[str], np.ndarray]:
         """Question ids, and how often each is drawn, (n_boot, n)."""
         if task not in self._counts:
-            reference = self.group.reference[task]
-            ids = sorted(reference.ids)
+            result = self.group.reference[task]
+            pairs = sorted(zip(result.ids, result.clusters or result.ids, strict=True))
+            ids, codes = [i for i, _ in pairs], cluster_codes([c for _, c in pairs], len(pairs))
             seed = list(self.weights or ()).index(task)
-            shared = dict(zip(reference.ids, reference.clusters, strict=True)) if reference.clusters else {}
-            codes = cluster_codes([shared[i] for i in ids] if shared else (), len(ids))
             # RandomState: its stream is frozen over NumPy versions, and a committed table comes out the same anywhere.
             random, n = np.random.RandomState(seed), len(ids)
             counts = np.zeros((self.n_boot, n))

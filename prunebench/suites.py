@@ -111,7 +111,7 @@ class Task(_Strict):
     @property
     def count(self) -> int:
         """Questions that will be asked, as far as is known beforehand."""
-        known = self.questions or self.n
+        known = self.n if self.dataset is not None else self.questions or self.n
         return min(known, self.limit) if self.limit is not None else known
 
 

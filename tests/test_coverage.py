@@ -27,7 +27,6 @@ SIMULATION = _simulation()
 LOW, HIGH = 0.93, 0.97
 QUICK = {
     ("mean, Wilson", 200),
-    ("mean of graded scores, clustered", 400),
     ("mean, clustered", 200),
     ("difference", 200),
     ("difference, clustered", 200),
@@ -43,11 +42,11 @@ def named(case):
 @pytest.mark.parametrize("case", [c for c in SIMULATION.CASES if (c.name, c.n) in QUICK], ids=named)
 def test_intervals_cover(case):
     # The binomial error of 2,000 simulations is 0.5 points.
-    assert LOW < SIMULATION.coverage(case, simulations=2000, n_boot=600, seed=1)["covered"] < HIGH
+    assert LOW < SIMULATION.coverage(case, simulations=2000, n_boot=500, seed=1)["covered"] < HIGH
 
 
 def test_every_quick_case_is_there():
-    assert QUICK <= {(case.name, case.n) for case in SIMULATION.CASES}
+    assert not QUICK - {(case.name, case.n) for case in SIMULATION.CASES}
 
 
 @pytest.mark.slow

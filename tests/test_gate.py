@@ -153,6 +153,10 @@ def test_the_refusal_names_task_both_numbers_tolerance_and_source(small):
     for word in ("look", "70.0", "68.0 to 72.0", "printed 90.0", "tolerance 1.8", "A small paper", "--allow-gap"):
         assert word in text
     assert findings[0].references[0].excess == pytest.approx(90 - 72 - 1.8)
+    assert "dense org/small-1b does not" in text and "your own" not in text
+    own = of_task("look", "exact_match", 0.5, source={"dataset": "own files"})
+    with pytest.raises(DenseGap, match="questions from files of your own"):
+        refuse(gate(make_dense({}, tasks=[own], model=MODEL), small))
 
 
 def test_every_further_task_is_named():

@@ -16,7 +16,7 @@ from prunebench.stats import design_effect, mean_interval, paired_difference, re
 
 RANDOM = np.random.default_rng(7)
 CLUSTERS = [f"image-{i // 3}" for i in range(90)]
-SCORES = np.repeat(RANDOM.integers(0, 2, 30), 3).astype(float)  # answers about one image are all alike
+SCORES = np.repeat(RANDOM.uniform(size=30), 3)  # answers about one image are all alike
 
 
 def test_clusters_of_one_are_no_clusters():
@@ -31,7 +31,7 @@ def test_clusters_of_one_are_no_clusters():
 
 
 def test_equal_answers_in_a_cluster_count_once():
-    """With copies in each cluster, the interval is that of one answer of each, and the design effect is their number."""
+    """With copies in each cluster the interval is that of one answer of each, and the design effect their number."""
     first = SCORES[::3]
     assert standard_error(SCORES, CLUSTERS) == pytest.approx(first.std(ddof=1) / math.sqrt(30))
     assert standard_error(SCORES) == pytest.approx(SCORES.std(ddof=1) / math.sqrt(90))
@@ -106,7 +106,7 @@ def test_intervals_stay_inside_the_scale():
 
 
 def test_paired_difference_by_cluster():
-    a, b = SCORES, np.repeat(RANDOM.integers(0, 2, 30), 3).astype(float)
+    a, b = SCORES, np.repeat(RANDOM.uniform(size=30), 3)
     found, alone = paired_difference(a, b, clusters=CLUSTERS), paired_difference(a, b)
     assert found.mean == alone.mean and found.n == alone.n == 90
     assert found.high - found.low > 1.5 * (alone.high - alone.low)

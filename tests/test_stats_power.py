@@ -143,7 +143,7 @@ def test_intervals_lie_around_the_score_that_is_shown():
 
 
 def test_the_dense_model_is_uncertain_too():
-    """Two models that are right on other questions: the ratio is less certain than with a dense score taken as fixed."""
+    """Two models that are right on other questions: less certain than with a dense score taken as fixed."""
     random = np.random.default_rng(5)
     pruned, dense = (random.uniform(size=(2, 300)) < 0.6).astype(float)
     found = relative_intervals({"t": pruned}, {"t": dense}).plain

@@ -202,3 +202,11 @@ def test_a_cell_without_anything_left_out_reads_as_it_always_did():
     cell = make_dense({"look": 5}).cell
     assert "left_out" not in json.loads(cell.model_dump_json())
     assert Cell.model_validate_json(cell.model_dump_json()).left_out == {}
+
+
+def test_the_list_of_suites_says_how_many_questions_where_that_is_known(tmp_path):
+    plugin = write_plugin(tmp_path, EVALUATOR, "seen")
+    text = SUITE + "  - {id: far, evaluator: seen, questions: 1234}\n  - {id: near, dataset: testbed, n: 7}\n"
+    (tmp_path / "mine.yaml").write_text(text, encoding="utf-8")
+    line = next(x for x in invoke("--plugin", plugin, "list", "suites").stdout.splitlines() if x.startswith("mine "))
+    assert "Mine: plain, heavy (5), described (judge openai), far (1,234), near (7)" in line

@@ -70,7 +70,7 @@ def run_task(lm: Any, task: Task, scratch: Path, host: Host | None = None) -> Ou
     try:
         name = write_override(task, scratch / "tasks")
         environment = media_home(task, scratch / "home")
-        if False:  # written anew for every call: nothing to keep among the user's data sets
+        if task.dataset is not None:  # written anew for every call: nothing to keep among the user's data sets
             environment["LMMS_EVAL_DATASETS_CACHE"] = str(scratch / "datasets")
         with host.away(environment):
             found, watch = _evaluated(lm, task, name, scratch / "tasks")
@@ -98,11 +98,11 @@ def _evaluated(lm: Any, task: Task, name: str, folder: Path) -> tuple[dict[str, 
     from lmms_eval.evaluator import simple_evaluate
 
     from prunebench_lmms_eval.judges import guarded
-    from prunebench_lmms_eval.loading import make_manager
+    from prunebench_lmms_eval.loading import fresh_folders, make_manager
     from prunebench_lmms_eval.sounds import waveforms_from_datasets
 
     manager, watch = make_manager(task, folder, str(task.options.get("profile", PROFILE)))
-    with _no_waiting(task), waveforms_from_datasets(), guarded(task):
+    with fresh_folders(), _no_waiting(task), waveforms_from_datasets(), guarded(task):
         found = simple_evaluate(
             model=lm,
             tasks=[name],

@@ -59,7 +59,7 @@ class LmmsEvaluator(Evaluator):
         from prunebench_lmms_eval.call import run_task
         from prunebench_lmms_eval.host import Host
         from prunebench_lmms_eval.model import make_lm
-        from prunebench_lmms_eval.questions_export import levels_of, outside_of
+        from prunebench_lmms_eval.questions_export import as_local
         from prunebench_lmms_eval.scoring import score_samples
 
         started = time.perf_counter()
@@ -76,10 +76,9 @@ class LmmsEvaluator(Evaluator):
             )
             outcome = run_task(lm, task, Path(folder), host)
         scored = score_samples(task, outcome)
-        chance, majority = levels_of(task)
         low, high, method = interval(scored.score, scored.scores, scored.clusters, task.scale)
         warnings = dict.fromkeys((*outcome.warnings, *scored.warnings, *host.complaints()))
-        return TaskResult(
+        result = TaskResult(
             task=task.id,
             metric=task.metric,
             n=len(scored.ids),
@@ -88,10 +87,10 @@ class LmmsEvaluator(Evaluator):
             ci_high=high,
             ci_method=method,
             higher_is_better=task.higher_is_better,
-            chance=chance,
-            majority=majority,
+            chance=task.chance,
+            majority=task.majority,
             empty=scored.empty,
-            unparsable=scored.unparsable if task.dataset is None else outside_of(task, scored.answers),
+            unparsable=scored.unparsable,
             seconds=time.perf_counter() - started,
             ids=tuple(scored.ids),
             scores=tuple(scored.scores),
@@ -104,6 +103,7 @@ class LmmsEvaluator(Evaluator):
             source=source_of(task, outcome, lm.asked),
             warnings=tuple(warnings),
         )
+        return as_local(task, result)
 
 
 def interval(score: float, scores: Sequence[float], clusters: Sequence[str], scale: float) -> tuple[float, float, str]:

@@ -88,7 +88,6 @@ class Host:
 
         What it logs is noted, not shown; what others log goes where it always went.
         """
-        covered = vars(logger).copy()
 
         def passed(name: str) -> Any:
             def log(*args: Any, **kwargs: Any) -> None:
@@ -101,13 +100,16 @@ class Host:
 
             return log
 
-        vars(logger).update({name: passed(name) for name in (*QUIET, *SAID)})
-        vars(logger).update(remove=lambda *args: None, add=lambda *args, **kwargs: -1)
+        mine = {name: passed(name) for name in (*QUIET, *SAID)}
+        mine |= {"remove": lambda *args: None, "add": lambda *args, **kwargs: -1}
+        before = {name: vars(logger)[name] for name in mine if name in vars(logger)}
+        vars(logger).update(mine)
         try:
             yield
         finally:
-            vars(logger).clear()
-            vars(logger).update(covered)
+            for name in mine:
+                del vars(logger)[name]
+            vars(logger).update(before)
 
     def complaints(self) -> tuple[str, ...]:
         """What lmms-eval logged as errors."""

@@ -6,6 +6,7 @@ import json
 import random
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import MethodType
@@ -17,7 +18,7 @@ from prunebench_lmms_eval.model import seeded
 if TYPE_CHECKING:
     from prunebench.suites import Task
 
-__all__ = ["Watch", "make_manager"]
+__all__ = ["Watch", "fresh_folders", "make_manager"]
 
 ASKED = ("generate_until", "multiple_choice")
 """Kinds of tasks that can be asked. The others want several rounds, or pictures as answers; lmms-eval 0.7.3 ships no
@@ -126,6 +127,19 @@ def _class() -> type:
             self.watch.put_on(name, leaf)
 
     return WatchedTasks
+
+
+@contextmanager
+def fresh_folders() -> Iterator[None]:
+    """lmms-eval remembers where data sets are kept from its first task on; each may have a ``HF_HOME`` of its own."""
+    from lmms_eval.api import task
+
+    forget = getattr(getattr(task, "_resolve_hf_datasets_cache_dir", None), "cache_clear", lambda: None)
+    forget()
+    try:
+        yield
+    finally:
+        forget()
 
 
 def _steady_examples(task: Any) -> None:

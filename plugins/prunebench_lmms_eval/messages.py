@@ -7,22 +7,27 @@ videos) or as paths, videos as paths or lists of pictures.
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageOps
 
 from prunebench.calibration.samples import Sample, joined
 from prunebench.errors import EvaluationError, MediaError, first_line
-from prunebench.media import AudioFile, ImageFile, VideoFile
-from prunebench.media.images import to_rgb
+from prunebench.media import AudioFile, ImageFile, VideoFile, evenly
+from prunebench.media.images import load_image, to_rgb
 from prunebench_lmms_eval.sounds import read_bytes
 
 __all__ = ["sample_of"]
 
 MARK = "<image>"
 """Stands in the words of some tasks where an image goes."""
+
+FRAMES = 64
+"""Taken of a video that is a folder of pictures: more than models ask for."""
 
 REMOTE = ("http://", "https://", "s3://", "data:")
 
@@ -97,7 +102,10 @@ class _Question:
         if isinstance(encoded, Mapping) and encoded.get("path"):
             value = encoded["path"]
         if isinstance(value, str | Path):
-            return VideoFile(Path(value).expanduser().absolute())
+            path = Path(value).expanduser().absolute()
+            if not path.is_dir():
+                return VideoFile(path)
+            value = _frames_in(path)
         if isinstance(value, Sequence) and value:
             pictures = [np.asarray(to_rgb(one)) if hasattr(one, "mode") else np.asarray(one) for one in value]
             if len({picture.shape for picture in pictures}) > 1:
@@ -157,9 +165,18 @@ def _one_turn(messages: Sequence[Mapping[str, Any]] | None, sample_id: str) -> S
     return [content] if isinstance(content, str) else content or ()
 
 
-def _image(value: Any) -> np.ndarray | ImageFile:
-    from PIL import Image, ImageOps
+def _frames_in(folder: Path) -> list[Image.Image]:
+    """A video as a folder of pictures, in the order of the numbers in their names: at most `FRAMES`, evenly spread."""
+    files = sorted(
+        (file for file in folder.iterdir() if file.suffix.lower() in (".jpg", ".jpeg", ".png")),
+        key=lambda file: [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", file.stem)],
+    )
+    if not files:
+        raise MediaError(f"{folder} is a folder without pictures")
+    return [load_image(ImageFile(files[i])) for i in evenly(FRAMES)(len(files), 1.0)]
 
+
+def _image(value: Any) -> np.ndarray | ImageFile:
     if isinstance(value, str | Path):
         return ImageFile(Path(value).expanduser().absolute())
     if isinstance(value, Mapping):  # a column that was not decoded

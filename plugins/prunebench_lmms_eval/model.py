@@ -14,7 +14,8 @@ import numpy as np
 
 from prunebench.calibration.samples import input_fingerprint
 from prunebench.encoded import EncoderCache
-from prunebench.errors import EvaluationError
+from prunebench.errors import EvaluationError, PruneBenchError
+from prunebench_lmms_eval.call import root_cause
 from prunebench_lmms_eval.fingerprint import model_fingerprint
 from prunebench_lmms_eval.likelihood import continuation_loss
 from prunebench_lmms_eval.messages import sample_of
@@ -171,8 +172,13 @@ def _class() -> type:
             return found
 
         def _sample(self, request: _Request) -> Sample:
-            with seeded(request.task, request.doc_id):
-                messages = request.messages()
+            try:
+                with seeded(request.task, request.doc_id):
+                    messages = request.messages()
+            except PruneBenchError:
+                raise
+            except Exception as error:  # whatever a task's code, or what reads its data, runs into
+                raise EvaluationError(f"question {request.name!r} cannot be put: {root_cause(error)}") from error
             sample = sample_of(messages, request.name)
             kinds = [("image", bool(sample.images)), ("video", sample.video is not None)]
             kinds += [("audio", sample.audio is not None)]

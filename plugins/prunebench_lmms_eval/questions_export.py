@@ -21,15 +21,15 @@ from prunebench.metrics import METRICS, is_outside
 
 if TYPE_CHECKING:
     from prunebench.calibration.samples import Sample
+    from prunebench.evaluator import TaskResult
     from prunebench.suites import Suite, Task
     from prunebench_lmms_eval.tasks_index import Entry
 
 __all__ = [
+    "as_local",
     "asks_own",
     "export_questions",
     "export_suite",
-    "levels_of",
-    "outside_of",
     "questions_of",
     "task_yaml",
     "write_questions",
@@ -84,29 +84,26 @@ def _drawn(dataset: str, split: str, n: int, seed: int, domain: str | None) -> _
     return _Drawn(path, questions, chance_level(samples), majority_level(samples))
 
 
-def _drawn_for(task: Task) -> _Drawn:
-    assert task.dataset is not None
-    return _drawn(task.dataset, task.split, task.n, task.seed, task.domain)
+def as_local(task: Task, result: TaskResult) -> TaskResult:
+    """The outcome of PruneBench's own questions with all that the evaluator `local` says of them.
 
-
-def levels_of(task: Task) -> tuple[float | None, float | None]:
-    """Score of a uniform guess and of the commonest answers: as the task says, or as its questions have it.
-
-    Raises:
-        As `export_questions`.
+    That is their ids, the scores of a uniform guess and of the commonest answers, and how many answers are none of the
+    options. Of tasks without `dataset` the outcome comes back as it is.
     """
     if task.dataset is None:
-        return task.chance, task.majority
-    drawn = _drawn_for(task)
-    return (
-        drawn.chance if task.chance is None else task.chance,
-        drawn.majority if task.majority is None else task.majority,
+        return result
+    drawn = _drawn(task.dataset, task.split, task.n, task.seed, task.domain)
+    asked = drawn.questions[: result.n]
+    return result.model_copy(
+        update={
+            "ids": tuple(sample.id for sample in asked),
+            "chance": drawn.chance if task.chance is None else task.chance,
+            "majority": drawn.majority if task.majority is None else task.majority,
+            "unparsable": sum(
+                is_outside(task.metric, answer, sample) for answer, sample in zip(result.answers, asked, strict=True)
+            ),
+        }
     )
-
-
-def outside_of(task: Task, answers: Sequence[str]) -> int:
-    """How many `answers` to a dataset's first questions are none of their options, as the evaluator `local` counts."""
-    return sum(is_outside(task.metric, *pair) for pair in zip(answers, _drawn_for(task).questions, strict=False))
 
 
 @lru_cache(maxsize=1)
@@ -125,9 +122,9 @@ def asks_own(task: Task, entry: Entry) -> bool:
     """
     from prunebench.dataset import open_dataset
     from prunebench.plugins import get_plugins
-    from prunebench_lmms_eval.tasks_index import leaves, own_tasks_folder
+    from prunebench_lmms_eval.tasks_index import leaves
 
-    ours = any(one.path is not None and own_tasks_folder() in one.path.parents for one in leaves(entry))
+    ours = any(one.config.get("doc_to_messages") == "questions.doc_to_messages" for one in leaves(entry))
     if task.dataset is None:
         if ours and not task.data:
             raise EvaluationError(f"task {task.id!r}: {entry.name!r} has no questions: say `dataset:` and `domain:`")

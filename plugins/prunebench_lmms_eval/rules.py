@@ -6,7 +6,8 @@ Options of an `lmms` task (`Task.options`); all may be left out:
 ``profile``      whose prompt the task uses: a key of its `lmms_eval_specific_kwargs` (``default``)
 ``score``        one question's score: `KEY` (or a list: the first that is there) of what `process_results` returns for
                  the metric; `{equal: [KEY, KEY]}`: 1 where two of its values agree (case and outer spaces left out);
-                 `aggregate`: the task's own aggregation of this question, or unit, alone
+                 `aggregate`: the task's own aggregation of this question, or unit, alone (its part, where the
+                 metric is a ratio of sums: word error rates, F1)
 ``unit``         questions that are judged together share this: `KEY`, `[KEY, ...]`, or `{key: KEY, modulo: 1000000}`
 ``strata``       the metric is a mean of means: over the values of `KEY`, or nested `[OUTER, INNER]`; or
                  `{key: ..., of: sum}` for a sum of means; `strip`: a regular expression that is cut from the value

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import inspect
-import io
 import numbers
-import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from prunebench_lmms_eval.aggregation import Aggregation, first_order
 from prunebench_lmms_eval.rules import AUTOMATIC_KEYS, Rules
 
 __all__ = ["Unit", "answer_of", "field_of", "number", "readings", "units_of"]
 
+PATIENCE = 60.0
+"""Seconds for a task's own aggregation where nobody asked for it."""
+
 Sample = Mapping[str, Any]
-_NONE = object()
 
 
 @dataclass(frozen=True)
@@ -91,23 +89,32 @@ def units_of(rules: Rules, metric: str, samples: Sequence[Sample]) -> list[Unit]
 
 
 def readings(
-    rules: Rules, metric: str, units: Sequence[Unit], aggregation: Callable[..., Any] | None
+    rules: Rules, metric: str, units: Sequence[Unit], function: Callable[..., Any] | None, whole: float
 ) -> Iterator[list[float]]:
-    """Ways to read one value per unit, the first that fits the reported score is the right one.
+    """Ways to read one value per unit; the first that fits the reported score is the right one.
 
     With rules, the one way that they name. Without: the metric's value where it is a number or true/false; else the
     first of `AUTOMATIC_KEYS` in it, and the next, and so on; else the task's own aggregation of one question alone,
-    where that takes nothing but values (those that take `args` write files or ask services).
+    where that takes nothing but values (those that take `args` write files or ask services). An aggregation that is a
+    ratio of sums is read by `aggregation.first_order`.
+
+    Args:
+        function: the task's own aggregation, if it is known.
+        whole: the reported score.
 
     Raises:
         KeyError: a field that the rules name is missing.
         ValueError: what the rules name is no number.
     """
+    patience = None if rules.aggregate else PATIENCE
+    aggregation = None if function is None else Aggregation(function, rules.none_is_zero, patience)
     if rules.aggregate:
-        values = _aggregated(units, metric, aggregation, rules.none_is_zero)
-        if values is None:
+        values = [[row[metric] for row in unit.rows] for unit in units]
+        alone = None if aggregation is None else aggregation.of(values)
+        if aggregation is None or alone is None:
             raise ValueError("the task's own aggregation gives no number for one question alone")
-        yield values
+        yield alone
+        yield from _parts(rules, aggregation, values, alone, whole)
     elif rules.equal:
         left, right = rules.equal
         yield [
@@ -124,10 +131,20 @@ def readings(
             values = _plain(units, lambda row, key=key: row[metric][key] if isinstance(row[metric], Mapping) else None)
             if values is not None:
                 yield values
-        if aggregation is not None and not _takes_args(aggregation):
-            values = _aggregated(units, metric, aggregation, rules.none_is_zero)
-            if values is not None:
-                yield values
+        if aggregation is not None and not aggregation.takes_args:
+            raw = [[row[metric] for row in unit.rows] for unit in units]
+            alone = aggregation.of(raw)
+            if alone is not None:
+                yield alone
+                yield from _parts(rules, aggregation, raw, alone, whole)
+
+
+def _parts(
+    rules: Rules, aggregation: Aggregation, values: list[list[Any]], alone: list[float], whole: float
+) -> Iterator[list[float]]:
+    parts = None if rules.strata else first_order(aggregation, values, alone, whole)
+    if parts is not None:
+        yield parts
 
 
 def _same(left: Any, right: Any) -> bool:
@@ -164,43 +181,3 @@ def _plain(units: Sequence[Unit], read: Callable[[Sample], Any]) -> list[float] 
             return None
         values.append(min(found))
     return values
-
-
-def _takes_args(function: Callable[..., Any]) -> bool:
-    try:
-        return "args" in inspect.signature(function).parameters
-    except (TypeError, ValueError):
-        return False
-
-
-def _aggregated(
-    units: Sequence[Unit], metric: str, aggregation: Callable[..., Any] | None, none_is_zero: bool
-) -> list[float] | None:
-    """The task's own aggregation, unit by unit; None where it gives no number. It may print, and write files."""
-    if aggregation is None:
-        return None
-    extra = {"args": None} if _takes_args(aggregation) else {}
-    values = []
-    with _elsewhere(), contextlib.redirect_stdout(io.StringIO()):
-        for unit in units:
-            try:
-                found = aggregation([row[metric] for row in unit.rows], **extra)
-            except Exception:  # foreign code on fewer rows than it was made for
-                return None
-            value = 0.0 if found is None and none_is_zero else number(found)
-            if value is None:
-                return None
-            values.append(value)
-    return values
-
-
-@contextlib.contextmanager
-def _elsewhere() -> Iterator[None]:
-    """A working directory to be thrown away."""
-    before = os.getcwd()
-    with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)
-        try:
-            yield
-        finally:
-            os.chdir(before)

@@ -3,8 +3,8 @@
 The reported number is always lmms-eval's own. Per-question scores are read by the suite's rules (`rules.py`) and are
 only believed where their mean is that number: to relative 1e-6, or as the task's own code rounds it (half of the last
 digit is at most 5e-5 of full marks; they are then stretched by that little, so that their mean is the reported number).
-Where it is not (F1, word error rates over a corpus, ...), `scores` stays empty with a warning, and 0/1 values per
-question, if there are any, are kept as `verdicts`.
+Ratios of sums (word error rates, F1) get first-order parts (`aggregation.first_order`). Where nothing fits (BLEU,
+CIDEr, ...), `scores` stays empty with a warning, and 0/1 values per question, if there are any, are kept as `verdicts`.
 
 Where a metric is a mean or a sum of means over strata, question i of a stratum with n_s of all N questions counts
 N/(S·n_s) times (a sum: N/n_s times), S the number of strata, so that the plain mean of `scores` is the metric again.
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from prunebench.errors import EvaluationError
@@ -116,10 +116,10 @@ def _one(task: Task, rules: Rules, outcome: Outcome, name: str, warnings: list[s
         part = _Part(name, score, units)
         if units:
             shares = strata_weights(_strata(rules, task.metric, units), rules.sums)
-            for values in readings(rules, task.metric, units, _aggregation(outcome, name, task.metric)):
+            for values in readings(rules, task.metric, units, _aggregation(outcome, name, task.metric), score):
                 read = _read(task, rules, part, values, shares)
                 if read.scores is not None:
-                    return read
+                    return read if read.right is not None else replace(read, right=part.right)
                 part = part if part.right is not None else read
     except KeyError as error:
         why = f"cannot be read ({error.args[0]})"

@@ -71,7 +71,7 @@ def _details(kind: str, name: str, value: Any) -> dict[str, Any]:
             suite = load_suite(value)
         except EvaluationError as error:  # a broken suite is listed with its error
             return {"summary": f"error: {error}", "error": str(error)}
-        tasks = ", ".join(f"{task.id} ({task.n})" for task in suite.tasks)
+        tasks = ", ".join(_task(task) for task in suite.tasks)
         return {"summary": f"{suite.title}: {tasks}", "tasks": [task.model_dump(mode="json") for task in suite.tasks]}
     summary = (value.__doc__ or "").strip().splitlines()[0] if value.__doc__ else ""
     details: dict[str, Any] = {"summary": summary}
@@ -80,6 +80,13 @@ def _details(kind: str, name: str, value: Any) -> dict[str, Any]:
     if kind == "models":
         details["modalities"] = list(value.modalities)
     return details
+
+
+def _task(task: Any) -> str:
+    """The task with its number of questions, where that is known beforehand, and its judge."""
+    known = task.dataset is not None or task.questions is not None or task.limit is not None
+    parts = [*([f"{task.count:,}"] if known else []), *([f"judge {task.judge}"] if task.judge != "none" else [])]
+    return f"{task.id} ({', '.join(parts)})" if parts else task.id
 
 
 def _strategy(name: str, cls: Any) -> dict[str, Any]:

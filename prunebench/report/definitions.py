@@ -25,8 +25,9 @@ DEFINITIONS = f"""## How to read these tables
 - **Differences** are paired by question (bootstrap within tasks, dense scores and chance taken as fixed), in points of
   the score that ranks, each with an interval of its own. Questions that share an image or a video are resampled, and
   tested, together.
-- **p (Holm)**: paired permutation test of the difference to the best row (exact McNemar where one task has 0/1 scores),
-  adjusted by Holm's method for the number of rows. *Told apart* is at most 0.05. **Tie group** `a` is the best row and
+- **p (Holm)**: paired permutation test of the difference to the best row (exact McNemar where one task has 0/1 scores,
+  else at most 9,999 random flips), adjusted by Holm's method for the number of rows; that the best row was seen to be
+  best on the same questions is not allowed for. *Told apart* is at most 0.05. **Tie group** `a` is the best row and
   what is not told apart from it; `b` is the best of the rest and what, of that rest, is not told apart from it; and so
   on. **p against** random plans: (1 + draws at least as high) / (1 + draws), not adjusted. **Detected** differences are
   found with 80 % power by one two-sided test at 5 %; the median over rows.

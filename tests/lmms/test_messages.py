@@ -99,6 +99,20 @@ def test_videos(tmp_path: Path):
     assert asked({"type": "video", "url": decoder}).video == VideoFile(path)
 
 
+def test_a_folder_of_pictures_is_a_video(tmp_path: Path):
+    """mvbench has some; more than 64 are spread evenly, counted by number and not by name."""
+    folder = tmp_path / "clip"
+    folder.mkdir()
+    for i in range(100):
+        Image.fromarray(np.full((4, 6, 3), i, np.uint8)).save(folder / f"frame{i}.png")
+    (folder / "notes.txt").write_text("x")
+    video = asked({"type": "video", "url": str(folder)}).video
+    assert video[:, 0, 0, 0].tolist() == [round(value) for value in np.linspace(0, 99, 64)]
+    (empty := tmp_path / "empty").mkdir()
+    with pytest.raises(EvaluationError, match=r"its video cannot be read: .*empty is a folder without pictures"):
+        asked({"type": "video", "url": str(empty)})
+
+
 def test_a_sound_that_is_called_a_video_is_a_sound(tmp_path: Path):
     for kind in ("video", "audio"):
         sample = asked({"type": kind, "url": {"array": WAVE, "sampling_rate": 8000}}, text("who"))

@@ -256,6 +256,21 @@ def test_audio_columns_need_no_torchcodec(tasks: Tasks, tmp_path: Path):
         np.testing.assert_allclose(sample.audio[::2][20:-20], wave[20:-20], atol=2e-3)
 
 
+OWN_CLASS = LOOKING + (
+    "\nfrom lmms_eval.api.task import ConfigurableTask\n\nclass Own(ConfigurableTask):\n"
+    "    def __init__(self, config=None):\n        config.pop('class')\n        super().__init__(config=config)\n"
+)
+
+
+def test_tasks_with_a_class_of_their_own_are_asked_in_their_simple_form(tasks: Tasks):
+    settings = {"rows": SHADES, "doc_to_visual": Function("doc_to_visual")}
+    chat = tasks.add("chat", code=LOOKING, **settings)
+    simple = tasks.add("simple", code=OWN_CLASS, **settings, **{"class": Function("Own")})
+    loaded = TinyLlama().load()
+    expected = answers(tasks.run(loaded, chat), "chat")
+    assert answers(tasks.run(loaded, simple), "simple") == expected and len(set(expected)) > 1
+
+
 # -- identity --------------------------------------------------------------------------------------------------------
 
 

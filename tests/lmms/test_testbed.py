@@ -92,7 +92,7 @@ def test_both_evaluators_agree_question_by_question(testbed, domain: str, plan: 
         lmms = LmmsEvaluator(batch_size=1).evaluate(testbed, lmms_task(domain))
     assert (local.score < 0.95) == (plan == "pruned")  # the plan does damage: two rows of one model would agree, too
     assert lmms.answers == local.answers
-    assert lmms.scores == local.scores and lmms.n == local.n == N
+    assert lmms.scores == local.scores and lmms.ids == local.ids and lmms.n == local.n == N
     assert lmms.score == pytest.approx(local.score, abs=1e-12)
     assert (lmms.empty, lmms.unparsable) == (local.empty, local.unparsable)
     assert (lmms.unparsable > 0) == (plan == "pruned")

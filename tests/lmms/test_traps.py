@@ -279,6 +279,20 @@ def test_a_task_that_ends_the_process_is_an_error(tasks: Tasks):
         tasks.run(answering(lambda _: "A"), tasks.add("early", code=early))
 
 
+def test_a_question_that_cannot_be_made_is_one_line(tasks: Tasks):
+    code = CODE + "\ndef doc_to_visual(doc):\n    return [doc['picture']]\n"
+    with pytest.raises(EvaluationError, match=r"^question 'blank/0' cannot be put: KeyError: 'picture'$"):
+        tasks.run(answering(lambda _: "A"), tasks.add("blank", code=code, doc_to_visual=Function("doc_to_visual")))
+
+
+def test_each_task_has_its_own_folder_of_data_sets(tasks: Tasks, tmp_path: Path, monkeypatch):
+    """lmms-eval takes that of the first task for all."""
+    for name in ("one", "two"):
+        monkeypatch.setenv("HF_HOME", str(tmp_path / f"home-{name}"))
+        tasks.run(answering(lambda _: "A"), tasks.add(name))
+        assert any((tmp_path / f"home-{name}" / "datasets").rglob("*.arrow"))
+
+
 def test_an_interrupt_passes(tasks: Tasks):
     code = FAILING.format(what="raise KeyboardInterrupt")
     with pytest.raises(KeyboardInterrupt):

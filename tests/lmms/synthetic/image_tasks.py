@@ -219,6 +219,19 @@ def _pope(_: Path) -> list[Document]:
     return documents
 
 
+def _hallusion(_: Path) -> list[Document]:
+    documents = []
+    for i in range(6):
+        fields = {
+            "category": "VD", "subcategory": "chart", "set_id": str(i // 2), "figure_id": str(i % 2),
+            "question_id": "0",
+            "question": f"#{i} Does the line rise?", "gt_answer": str(i % 2), "gt_answer_details": "It does or not.",
+            "filename": f"chart_{i // 2}.png", "image": picture(i),
+        }  # fmt: skip
+        documents.append(Document(fields, ("No.", "Yes, it does.")[i % 2], ("Yes", "No")[i % 2]))
+    return documents
+
+
 def _biased(_: Path) -> list[Document]:
     """A picture that differs in one detail from what everybody knows."""
     documents = []
@@ -261,5 +274,6 @@ IMAGE = (
         options={"score": {"equal": ["pred", "answer"]}},
     ),
     Case("pope", "pope_accuracy", _pope, form="parquet"),
+    Case("hallusion_bench_image_static", "aAcc", _hallusion, "image", form="parquet", garbage=None),  # it means no
     Case("vlms_are_biased", "accuracy", _biased, "main", form="parquet"),
 )  # fmt: skip
