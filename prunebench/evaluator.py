@@ -129,6 +129,10 @@ class Evaluator(abc.ABC):
         """What `task` needs on this machine; nothing is loaded or downloaded."""
         return []
 
+    def data_split(self, task: Task) -> str:
+        """The split that `task` asks its questions from: what data of one's own are where no split is named."""
+        return "test"
+
     def revision(self, task: Task) -> str:
         """What stands for data of the user's own (`Task.data`) and code that scores; empty where the suite says all.
 

@@ -36,7 +36,10 @@ def selected(name: str, spec: Spec, plugins: Plugins) -> tuple[Suite, dict[str, 
         BadParameter: data of one's own that are not there.
         EvaluationError: a suite file that cannot be used.
     """
-    suite = with_data(load_suite(plugins.get("suites", name)), spec.data)
+    suite = load_suite(plugins.get("suites", name))
+    suite = with_data(
+        suite, spec.data, split_of=lambda task: plugins.get("evaluators", task.evaluator)().data_split(task)
+    )
     suite, skipped = only_tasks(suite, spec.tasks)
     return limited(suite, spec.limit), skipped
 

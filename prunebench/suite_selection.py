@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,25 +78,31 @@ def parse_data(pairs: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def with_data(suite: Suite, data: Mapping[str, str], folder: Path | None = None) -> Suite:
+def with_data(
+    suite: Suite,
+    data: Mapping[str, str],
+    folder: Path | None = None,
+    split_of: Callable[[Task], str] = lambda task: "test",
+) -> Suite:
     """The suite with data of one's own for some tasks.
 
     Args:
-        data: ``task``, ``task:split`` or ``task:media`` → file or folder; a task alone means its split ``test``.
+        data: ``task``, ``task:split`` or ``task:media`` → file or folder.
         folder: what relative paths are relative to; None takes the working directory.
+        split_of: the split that a task alone stands for (`Evaluator.data_split`).
 
     Raises:
         UnknownName: the suite has no such task.
         BadParameter: no such file or folder.
     """
     own: dict[str, dict[str, str]] = {}
+    tasks = {task.id: task for task in suite.tasks}
     for key, path in data.items():
-        task, colon, split = key.partition(":")
-        own.setdefault(task, {})[split if colon and split else "test"] = path
-    _known(suite, own)
-    before = {task.id: task.data for task in suite.tasks}
+        task, _, split = key.partition(":")
+        _known(suite, [task])
+        own.setdefault(task, {})[split or split_of(tasks[task])] = path
     found = {task: resolve_data(task, paths, folder or Path.cwd()) for task, paths in own.items()}
-    return suite.changed({task: {"data": {**before[task], **paths}} for task, paths in found.items()})
+    return suite.changed({task: {"data": {**tasks[task].data, **paths}} for task, paths in found.items()})
 
 
 def _known(suite: Suite, ids: Iterable[str]) -> None:

@@ -70,6 +70,25 @@ def test_resamples_are_those_of_a_loop_over_clusters():
     assert found.means.mean() == pytest.approx(values.mean() + stretch * (np.mean(looped) - values.mean()), abs=0.01)
 
 
+def test_the_ratio_bootstrap_is_that_of_scipy():
+    """Clusters resampled with their sizes; scipy neither stretches nor takes Student's quantiles."""
+    from scipy.stats import bootstrap
+
+    sizes = RANDOM.integers(1, 5, 40)
+    names = np.repeat(np.arange(40), sizes).astype(str)
+    values = RANDOM.uniform(size=sizes.sum()) + np.repeat(RANDOM.uniform(size=40), sizes)
+    sums = np.array([values[names == str(i)].sum() for i in range(40)])
+    peer = bootstrap(
+        (sums, sizes), lambda x, y, axis: x.sum(axis=axis) / y.sum(axis=axis), paired=True, vectorized=True,
+        n_resamples=20_000, method="percentile", random_state=np.random.default_rng(1),
+    )  # fmt: skip
+    found = mean_interval(values, clusters=names, n_boot=20_000)
+    wider = math.sqrt(40 / 39) * student.ppf(0.975, 39) / norm.ppf(0.975)
+    low, high = peer.confidence_interval
+    assert (found.high - found.low) / (high - low) == pytest.approx(wider, rel=0.025)
+    assert standard_error(values, names) == pytest.approx(peer.standard_error * math.sqrt(40 / 39), rel=0.05)
+
+
 def test_both_ways_of_drawing_agree():
     """Counts of the few distinct clusters, and clusters one by one."""
     few = np.repeat(RANDOM.integers(0, 2, 400), 2).astype(float)

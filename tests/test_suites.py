@@ -180,6 +180,8 @@ def test_data_from_the_command_line(tmp_path, monkeypatch):
     assert colour.data == {"test": str(tmp_path / "a=b.parquet")}
     whole = {"validation": str(tmp_path), "train": str(tmp_path / "suite.yaml"), "media": str(tmp_path)}
     assert count.data == whole and with_data(suite, given).digest() == suite.digest()
+    other = with_data(suite, {"colour": "."}, split_of=lambda task: f"split of {task.id}").tasks[0]
+    assert other.data == {"split of colour": str(tmp_path)}
     with pytest.raises(UnknownName, match="unknown task of suite 'looks' 'colours'; did you mean 'colour'"):
         with_data(suite, {"colours": "."})
     with pytest.raises(BadParameter, match="task 'colour': data for 'test' is not there"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import traceback
+from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -114,6 +115,7 @@ def _evaluated(lm: Any, task: Task, name: str, folder: Path) -> tuple[dict[str, 
             log_samples=True,
             process_docs_parallel=1,
             use_cache=None,
+            cli_args=Namespace(output_path=os.getcwd(), process_with_media=True),  # some tasks write files there
             **SEEDS,
         )
     return found, watch

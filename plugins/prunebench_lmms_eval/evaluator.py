@@ -49,6 +49,11 @@ class LmmsEvaluator(Evaluator):
 
         return needs(task)
 
+    def data_split(self, task: Task) -> str:
+        from prunebench_lmms_eval.tasks_index import eval_split, find, leaves
+
+        return next((split for one in leaves(find(task.source)) if (split := eval_split(one.config))), "test")
+
     def revision(self, task: Task) -> str:
         from prunebench_lmms_eval.check import revision
 

@@ -40,8 +40,8 @@ class _Calls:
     def begin(self, service: str) -> None:
         if self.task.judge == "none":
             raise _NoVerdict(
-                f"its code asks {service} about an answer that its rules cannot read, but the suite says `judge: none`: "
-                "take another task, or name the judge"
+                f"its code asks {service} about an answer that its rules cannot read, but the suite says "
+                "`judge: none`: take another task, or name the judge"
             )
 
     def end(self, service: str, asked: str, failure: str | None) -> None:
@@ -103,7 +103,11 @@ def _posted(_: Any, method: str, url: Any, *args: Any, **asked: Any) -> tuple[st
     return urlsplit(str(url)).netloc or str(url), repr((url, args, asked))
 
 
-def _watched(calls: _Calls, call: Callable[..., Any], read: Callable[..., tuple[str, str] | None]) -> Callable[..., Any]:
+def _watched(
+    calls: _Calls, call: Callable[..., Any], read: Callable[..., tuple[str, str] | None]
+) -> Callable[..., Any]:
+    """`call` with its end noted; `read` says whom it asks and what, or None."""
+
     @wraps(call)
     def watched(*args: Any, **kwargs: Any) -> Any:
         about = read(*args, **kwargs)

@@ -65,7 +65,7 @@ def _total(found: Readiness) -> list[str]:
     asked = f"{found.questions:,} questions × {found.models} model{plural} = {found.questions * found.models:,}"
     if unknown := [outlook.task.id for outlook in found.tasks if outlook.questions is None]:
         asked += f", and those of {', '.join(unknown)}"
-    lines = [f"suite {found.suite.name}: {len(found.tasks)} tasks, {asked}"]
+    lines = [f"suite {found.suite.name}: {len(found.tasks)} task{'' if len(found.tasks) == 1 else 's'}, {asked}"]
     if found.seconds is None:
         there = f" (those of {', '.join(found.elsewhere)} are)" if found.elsewhere else ""
         of = f" of {found.model}" if found.model else ""

@@ -35,7 +35,7 @@ _OPTIONS = [
         "--data",
         multiple=True,
         metavar="TASK=PATH",
-        help="Own data of a task: TASK=PATH (split test), TASK:SPLIT=PATH, TASK:media=DIR; may be repeated.",
+        help="Own data of a task: TASK=PATH, TASK:SPLIT=PATH, TASK:media=DIR; may be repeated.",
     ),
     click.option("--calibration", metavar="NAME", help="Dataset of the calibration samples."),
     click.option("--n-calibration", type=int, metavar="N", help="Calibration samples (default 512)."),

@@ -32,8 +32,9 @@ def listing(published: Published, title: str | None = None) -> str:
     parts = [
         f"# {one_line(title if title is not None else TITLE)}",
         "As printed by their sources, without a rank; figures of different sources may not be compared. "
-        f"{MISSING} means that nothing is printed, or that it could not be read. *Mean of ratios* is worked out here from "
-        "the printed columns; where neither it nor the printed averages give the printed relative score, the table says so.",
+        f"{MISSING} means that nothing is printed, or that it could not be read. *Mean of ratios* is worked out here "
+        "from the printed columns; where neither it nor the printed averages give the printed relative score, the "
+        "table says so.",
     ]
     for name, paper in published.papers.items():
         about = [f"- Source: {paper.kind}, {paper.id}, <{paper.url}>", f"- File: {code(name + '.yaml')}"]

@@ -13,6 +13,7 @@ if find_spec("lmms_eval") is None:
     pytest.skip("lmms-eval is not installed", allow_module_level=True)
 
 from prunebench_lmms_eval import needs as module
+from prunebench_lmms_eval.evaluator import LmmsEvaluator
 from prunebench_lmms_eval.needs import needs, task_imports
 from prunebench_lmms_eval.tasks_index import Entry, Function, find, leaves
 
@@ -163,3 +164,8 @@ def test_questions_of_our_own_need_no_download(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for task in load_suite(builtin_suites_dir() / "testbed-lmms.yaml").tasks:
         assert said(task)["data"] == ("ok", "dataset 'testbed', revision 1")
+
+
+def test_own_data_without_a_split_are_those_that_the_task_asks():
+    asked = {"mmmu_val": "validation", "nextqa_mc_test": "test", "mmbench_en_dev_static": "dev"}
+    assert {name: LmmsEvaluator().data_split(a_task(name)) for name in asked} == asked

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-pytest.importorskip("lmms_eval")
-pytest.register_assert_rewrite("tests.lmms.synthetic.checks")
-
 from tests.lmms.synthetic.case import write
 from tests.lmms.synthetic.checks import (
     garbage_scores_what_is_drawn,
@@ -17,10 +14,12 @@ from tests.lmms.synthetic.checks import (
 from tests.lmms.synthetic.fixtures import no_network, skip_unless_installed  # noqa: F401
 from tests.lmms.synthetic.text_tasks import TEXT
 
+pytest.importorskip("lmms_eval")
+
 
 @pytest.fixture(scope="module", params=TEXT, ids=lambda case: case.task)
 def written(request, tmp_path_factory):
-    skip_unless_installed(request.param.needs)
+    skip_unless_installed(request.param.task)
     return write(request.param, tmp_path_factory.mktemp(request.param.task))
 
 

@@ -5,9 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
-pytest.importorskip("lmms_eval")
-
 from prunebench_lmms_eval.evaluator import LmmsEvaluator
 from prunebench_models.hf.adapter import TransformersModel
 from prunebench_models.videollama2.adapter import VideoLlama2
@@ -18,9 +15,11 @@ from prunebench.suites import load_suite
 from tests.commands import error_line, invoke, records_of, write_plugin
 from tests.data.videollama2.weights import write_checkpoint
 from tests.lmms.synthetic.case import write
-from tests.lmms.synthetic.fixtures import no_network  # noqa: F401
+from tests.lmms.synthetic.fixtures import no_network, skip_unless_installed  # noqa: F401
 from tests.lmms.synthetic.table import CASES
 from tests.models.family_processors import save_checkpoint
+
+pytest.importorskip("lmms_eval")
 
 TOKENS = 4
 DROP = (1, 4)
@@ -70,6 +69,7 @@ def questions(tmp_path_factory):
     root, made = tmp_path_factory.mktemp("questions"), {}
 
     def written(name):
+        skip_unless_installed(name)
         if name not in made:
             made[name] = write(CASES[name], root / name)
         return made[name]

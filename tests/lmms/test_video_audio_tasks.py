@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from importlib.util import find_spec
+
 import pytest
+from prunebench_lmms_eval.evaluator import LmmsEvaluator
 
-pytest.importorskip("lmms_eval")
-pytest.register_assert_rewrite("tests.lmms.synthetic.checks")
-
+from prunebench.errors import PruneBenchError
 from tests.lmms.synthetic.audio_tasks import AUDIO
-from tests.lmms.synthetic.case import write
+from tests.lmms.synthetic.case import Case, Written, write
 from tests.lmms.synthetic.checks import (
+    ask,
     garbage_scores_what_is_drawn,
     mixed_answers_count_one_by_one,
     right_answers_get_full_marks,
     wrong_answers_get_nothing,
 )
 from tests.lmms.synthetic.fixtures import no_network, skip_unless_installed  # noqa: F401
-from tests.lmms.synthetic.video_tasks import VIDEO
+from tests.lmms.synthetic.media import sound
+from tests.lmms.synthetic.scripted import scripted
+from tests.lmms.synthetic.table import CASES
+from tests.lmms.synthetic.video_tasks import VIDEO, mvbench_group
+
+pytest.importorskip("lmms_eval")
 
 
 @pytest.fixture(scope="module", params=[*VIDEO, *AUDIO], ids=lambda case: case.task)
 def written(request, tmp_path_factory):
-    skip_unless_installed(request.param.needs)
+    skip_unless_installed(request.param.task)
     return write(request.param, tmp_path_factory.mktemp(request.param.task))
 
 
@@ -39,5 +47,56 @@ def test_mixed_answers(written):
 
 def test_garbage(written):
     if written.case.garbage is None:
-        pytest.skip("a judge reads it")
+        pytest.skip("a judge reads it: test_judges.py")
     garbage_scores_what_is_drawn(written)
+
+
+def test_guessing_scores_chance(tmp_path):
+    """Of 400 answers that cannot be read, a quarter hits by the draw in their place; the same ones every time."""
+    small = CASES["muchomusic"].documents
+    one = sound(tmp_path / "one.wav", 0)
+
+    def many(media):
+        found = small(media)
+        return [replace(found[i % 8], fields={**found[i % 8].fields, "context": str(one)}) for i in range(400)]
+
+    written = write(Case("muchomusic", "accuracy", many, modality="audio"), tmp_path)
+    for document in written.documents:
+        document.fields["instruction"] = "#0 Which instrument leads?"
+    written = write(replace(written.case, documents=lambda media: written.documents), tmp_path)
+    garbage_scores_what_is_drawn(written)
+    first, second = (ask(written, ["###"] * 400) for _ in range(2))
+    assert abs(first.score - 0.25) < 4 * (0.25 * 0.75 / 400) ** 0.5  # four standard deviations
+    assert first.unparsable == 400 and first.scores == second.scores
+    assert ask(written, ["###"] * 400, limit=7).scores == first.scores[:7]
+
+
+def test_a_group_of_twenty(tmp_path):
+    """One file of questions for each member in one folder, one folder of clips for all: the mean over members."""
+    data, right = mvbench_group(tmp_path)
+    task = {"id": "mvbench", "data": data}
+    written = Written(replace(CASES["mvbench_action_count"], task="mvbench"), [], data)
+    assert written.task().options["aggregate"] == "mean" and task["id"] == written.task().id
+    result = LmmsEvaluator().evaluate(scripted(right), written.task())
+    assert result.score == 100 and result.n == 40 and len(set(result.ids)) == 40 == len(result.scores)
+    half = [right[0], *("(nothing)" for _ in right[1:])]
+    result = LmmsEvaluator().evaluate(scripted(half), written.task())
+    assert result.score == pytest.approx(50) and sum(result.scores) / 40 == pytest.approx(50)
+    assert sorted(result.scores) == [0.0] * 20 + [100.0] * 20
+
+
+def test_silence_is_seen(tmp_path):
+    """MVBench's code leaves empty answers out of its mean: one right answer and silence make 100, and a warning."""
+    written = write(CASES["mvbench_action_count"], tmp_path)
+    result = ask(written, [written.documents[0].right, *[""] * 4])
+    assert (result.score, result.n, result.empty) == (100, 5, 4)
+    assert result.scores == () and result.verdicts == (1, 0, 0, 0, 0)
+    assert any("do not average" in text for text in result.warnings)
+
+
+def test_a_package_that_is_not_there(tmp_path):
+    """A task whose code cannot be imported is not asked, and the error names what is missing."""
+    if find_spec("editdistance"):
+        pytest.skip("editdistance is installed")
+    with pytest.raises(PruneBenchError, match="editdistance"):
+        ask(write(CASES["librispeech_test_clean"], tmp_path), ["north wind"] * 4)

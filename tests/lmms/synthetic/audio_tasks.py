@@ -88,8 +88,8 @@ def _mmsu(media: Path) -> list[Document]:
         right, wrong = letters(i)
         fields = {
             "audio": str(sound(media / f"s{i}.wav", i)), "question": f"#{i} What is the mood?", "answer": right,
-            **{f"choice_{letter}": heard for letter, heard in zip("abcd", HEARD, strict=True)}, "category": "Perception",
-            "sub_category": "Paralinguistics", "task_name": "mood",
+            **{f"choice_{letter}": heard for letter, heard in zip("abcd", HEARD, strict=True)},
+            "category": "Perception", "sub_category": "Paralinguistics", "task_name": "mood",
         }  # fmt: skip
         documents.append(Document(fields, right, wrong, tuple(LETTERS[:4]), right))
     return documents
@@ -104,6 +104,5 @@ AUDIO = (
     Case(
         "librispeech_test_clean", "wer", _librispeech, "librispeech_test_clean", scale=100, modality="audio",
         score=word_errors, full=0, higher_is_better=False, paired=False,
-        needs=("editdistance", "more_itertools", "regex"),
     ),
 )  # fmt: skip

@@ -26,6 +26,7 @@ class Document:
         wrong: one that they can read, and take for wrong.
         draws: what its rules draw from where they can read nothing; empty: such an answer is wrong.
         target: the one that such a draw has to hit.
+        unread: what an answer that cannot be read scores where nothing is drawn: a few rules take it for a no.
         option: its number, where options are compared by likelihood: what a result shows as the answer.
     """
 
@@ -34,6 +35,7 @@ class Document:
     wrong: str
     draws: tuple[str, ...] = ()
     target: str = ""
+    unread: float = 0.0
     option: int | None = None
 
     @property
@@ -71,7 +73,6 @@ class Case:
         units: documents that are judged together; empty: each alone.
         paired: False where the metric is no mean over these documents.
         higher_is_better: or lower.
-        needs: packages that the task's code imports, beside those that lmms-eval's own code does.
         extra: further splits, such as the one that examples for the prompt are taken from.
     """
 
@@ -93,7 +94,6 @@ class Case:
     units: Sequence[Sequence[int]] = ()
     paired: bool = True
     higher_is_better: bool = True
-    needs: tuple[str, ...] = ()
     extra: dict[str, Callable[[], list[dict[str, Any]]]] = field(default_factory=dict)
 
     def expected(self, right: Sequence[float]) -> float:

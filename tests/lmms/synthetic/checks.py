@@ -49,7 +49,7 @@ def wrong_answers_get_nothing(written: Written) -> None:
 def mixed_answers_count_one_by_one(written: Written) -> None:
     """Two of three are right: the score, and which questions got it."""
     right = [float(i % 3 != 1) for i in range(len(written.documents))]
-    answers = [document.right if good else document.wrong for document, good in zip(written.documents, right, strict=True)]
+    answers = [one.right if good else one.wrong for one, good in zip(written.documents, right, strict=True)]
     result = ask(written, answers)
     assert result.score == pytest.approx(written.case.expected(right), rel=1e-4)
     consistent(written, result)
@@ -75,7 +75,7 @@ def garbage_scores_what_is_drawn(written: Written) -> None:
 def drawn_right(case: Case, i: int, document: Document) -> float:
     """Whether the draw that belongs to this question hits the right option."""
     if not document.draws:
-        return 0.0
+        return document.unread
     own = random.Random(zlib.crc32(f"prunebench_{case.task}/{i}".encode()))
     return float(own.choice(document.draws) == document.target)
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import importlib.util
 import socket
 from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
 
 import pytest
 
-__all__ = ["NoNetwork", "no_network", "skip_unless_installed"]
+from tests.lmms.synthetic.case import shipped
 
-
-class NoNetwork(BaseException):
-    """Not an `Exception`: code that forgives those must not forgive this one."""
+__all__ = ["no_network", "skip_unless_installed"]
 
 
 @pytest.fixture(autouse=True)
@@ -39,6 +38,11 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     assert not wanted, f"asked for the network: {wanted}"
 
 
-def skip_unless_installed(names: tuple[str, ...]) -> None:
-    for name in names:
-        pytest.importorskip(name)
+def skip_unless_installed(task: str) -> None:
+    """Skip a test whose task needs packages, by its entry in the suites that ship, that are not here."""
+    entry = shipped().get(task)
+    for package in entry.needs if entry else ():
+        try:
+            version(package)
+        except PackageNotFoundError:
+            pytest.skip(f"{task} needs {package}")

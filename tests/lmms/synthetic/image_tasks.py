@@ -244,6 +244,20 @@ def _biased(_: Path) -> list[Document]:
     return documents
 
 
+def _hallusion(_: Path) -> list[Document]:
+    """Two questions about each picture; what holds no yes is taken for a no."""
+    documents = []
+    for i in range(6):
+        fields = {
+            "category": ("VD", "VS")[i % 2], "subcategory": "figure", "set_id": str(i // 2), "figure_id": str(i % 2),
+            "question_id": "0", "visual_input": "1", "question": f"#{i} Is the left circle larger?",
+            "gt_answer": ("1", "0")[i % 2], "gt_answer_details": "It is.", "image": picture(i),
+            "filename": f"{i // 2}.png",
+        }  # fmt: skip
+        documents.append(Document(fields, ("Yes.", "No.")[i % 2], ("No.", "Yes.")[i % 2], unread=i % 2))
+    return documents
+
+
 IMAGE = (
     Case(
         "mme", "mme_cognition_score", _mme, form="parquet", scale=800, score=mme_score, asked=range(8),
@@ -275,5 +289,6 @@ IMAGE = (
     ),
     Case("pope", "pope_accuracy", _pope, form="parquet"),
     Case("hallusion_bench_image_static", "aAcc", _hallusion, "image", form="parquet", garbage=None),  # it means no
+    Case("hallusion_bench_image_static", "aAcc", _hallusion, "image", form="parquet"),
     Case("vlms_are_biased", "accuracy", _biased, "main", form="parquet"),
 )  # fmt: skip

@@ -21,7 +21,6 @@ PAPER = (
 
 ELSEWHERE = {
     "gqa": "its code fetches the pictures from the Hub, whatever data it is given",
-    "hallusion_bench_image": "every answer goes to a judge: test_judges.py",
     "mvbench": "a group: test_video_audio_tasks.py",
     "testbed_general": "our own questions: test_testbed.py",
     "testbed_math": "our own questions: test_testbed.py",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from tests.lmms.synthetic.case import LETTERS, Case, Document, share
 from tests.lmms.synthetic.image_tasks import OPTIONS, letters, listed
 from tests.lmms.synthetic.media import clip
 
-__all__ = ["VIDEO"]
+__all__ = ["VIDEO", "mvbench_group"]
 
 ACTIONS = ("runs away", "sits down", "turns round", "falls over", "waves twice")
 MLVU = ("anomaly_reco", "count", "ego", "needle", "order", "plotQA", "topic_reasoning")
@@ -145,3 +146,16 @@ VIDEO = (
     ),
     Case("mlvu_dev", "mlvu_percetion_score", _mlvu, scale=100, score=mlvu_score, modality="video", media=""),
 )  # fmt: skip
+
+
+def mvbench_group(folder: Path) -> tuple[dict[str, str], list[str]]:
+    """Two questions for each of MVBench's twenty tasks, on two clips: what `Task.data` says, and the two answers."""
+    from lmms_eval.tasks.mvbench import utils  # where each task looks for its clips
+
+    for name, place in utils.DATA_LIST.items():
+        documents = _mvbench(folder / "media" / place)[:2]
+        (folder / "questions" / name).mkdir(parents=True)
+        lines = [json.dumps(document.fields) for document in documents]
+        (folder / "questions" / name / "train.json").write_text("\n".join(lines), encoding="utf-8")
+    data = {"train": str(folder / "questions"), "media": str(folder / "media")}
+    return data, [document.right for document in documents]
