@@ -33,7 +33,7 @@ test-compat: $(STAMP)
 # on a CPU machine its code is installed alone, with what the evaluator and the tasks of our suites import. On a CUDA
 # machine it is installed as its authors mean it, with torch held at the version that is there.
 LMMS_CPU = datasets evaluate loguru tenacity pytablewriter sacrebleu scikit-learn \
-	Levenshtein nltk openai opencv-python-headless openpyxl
+	Levenshtein nltk openai opencv-python-headless openpyxl decord editdistance more-itertools langdetect immutabledict
 lmms: $(LMMS)
 	$(BIN)/prunebench doctor
 

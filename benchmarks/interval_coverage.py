@@ -51,6 +51,7 @@ CASES = (
     Case("mean of graded scores, bootstrap", "graded", 200),
     Case("mean of graded scores, bootstrap", "graded", 400),
     Case("mean, clustered", "mean", 200, 40),
+    Case("mean near 1, clustered", "mean", 300, 75, 0.95),
     Case("mean, clustered", "mean", 300, 150),
     Case("mean, clustered", "mean", 1000, 250),
     Case("mean of graded scores, clustered", "graded", 400, 100),

@@ -21,7 +21,7 @@ __all__ = ["Interval", "RelativeIntervals", "RelativeScore", "relative_intervals
 class Interval(NamedTuple):
     """A confidence interval and how it was made.
 
-    ``wilson``, ``bootstrap``, ``bootstrap-clustered``, ``t``, ``hoeffding`` or ``none``.
+    ``wilson``, ``bootstrap``, both also ``-clustered``, ``t``, ``hoeffding`` or ``none``.
     """
 
     low: float

@@ -111,8 +111,11 @@ def mean_interval(
     no width and would claim certainty; there, and for a single value, scores within [0, 1] get Hoeffding's bound
     mean ± sqrt(ln(2 / (1 − level)) / 2n), and any others the method name ``none``.
 
-    Where questions share an image or a video, ``auto`` and ``bootstrap`` resample these with all their questions
-    (``bootstrap-clustered``, see `prunebench.clustered`); n is then (Σ sizes)² / Σ sizes² in Hoeffding's bound.
+    Where questions share an image or a video, ``bootstrap`` resamples these with all their questions
+    (``bootstrap-clustered``, see `prunebench.clustered`), and for 0/1 scores ``auto`` and ``wilson`` take Wilson's
+    interval of n / design effect answers, the effect being at least 1, with Student's quantile of K − 1 degrees of
+    freedom (``wilson-clustered``): near 0 and 1 the bootstrap is too narrow. Hoeffding's bound then has
+    (Σ sizes)² / Σ sizes² for n.
 
     Parameters
     ----------
@@ -133,25 +136,28 @@ def mean_interval(
     ------
     BadParameter
         No scores, a score that is no number, ``wilson`` for scores other than 0 and 1, an unknown method, clusters that
-        are not one for each question, or clusters for ``wilson`` and ``t``, which know of none.
+        are not one for each question, or clusters for ``t``, which knows of none.
 
     References
     ----------
     B. Efron and R. J. Tibshirani, "An Introduction to the Bootstrap" (1993), section 13.3.
+    E. L. Korn and B. I. Graubard, "Confidence intervals for proportions with small expected number of positive counts
+    estimated from survey data", Survey Methodology 24 (1998), on n / design effect.
     W. Hoeffding, "Probability inequalities for sums of bounded random variables", JASA 58 (1963).
     """
     values = checked_scores(scores)
     check_level(level)
     if method not in ("auto", "wilson", "bootstrap", "t"):
         raise BadParameter(f"unknown interval method {method!r}; known: auto, wilson, bootstrap, t")
-    codes = cluster_codes(clusters, values.size)
-    if codes is not None:
-        if method not in ("auto", "bootstrap"):
-            raise BadParameter(f"the {method} interval takes questions that stand alone; use method='bootstrap'")
-        return _clustered(values, clusters, codes, level, seed, n_boot)
-    binary = is_binary(values)
+    codes, binary = cluster_codes(clusters, values.size), is_binary(values)
     if method == "wilson" and not binary:
         raise BadParameter("the Wilson interval is for scores of 0 and 1 only; use method='bootstrap'")
+    if codes is not None:
+        if method == "t":
+            raise BadParameter("the t interval takes questions that stand alone; use method='bootstrap'")
+        if binary and method != "bootstrap":
+            return _clustered_wilson(values, clusters, codes, level)
+        return _clustered(values, clusters, codes, level, seed, n_boot)
     if binary and method in ("auto", "wilson"):
         return Interval(*wilson(int(values.sum()), values.size, level), "wilson")
     if values.size < 2 or np.ptp(values) == 0:
@@ -165,14 +171,26 @@ def mean_interval(
     return Interval(*percentiles(means, level), "bootstrap")
 
 
+def _clustered_wilson(values: np.ndarray, clusters: Sequence[str], codes: np.ndarray, level: float) -> Interval:
+    from scipy.special import stdtrit
+
+    units, share = int(codes.max()) + 1, float(values.mean())
+    if not standard_error(values, clusters):
+        return _interval_without_spread(values, level, _effective(codes))
+    count = values.size / max(1.0, design_effect(values, clusters))
+    z = float(stdtrit(units - 1, (1 + level) / 2))
+    middle, scale = share + z * z / (2 * count), 1 + z * z / count
+    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return Interval(max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale), "wilson-clustered")
+
+
 def _clustered(
     values: np.ndarray, clusters: Sequence[str], codes: np.ndarray, level: float, seed: int, n_boot: int
 ) -> Interval:
     random = np.random.RandomState(seed)
     means, observed, units = resampled_means(values[:, None], clusters, random, n_boot)
     if units < 2 or np.ptp(means) <= 1e-12 * max(1.0, abs(float(observed[0]))):
-        sizes = np.bincount(codes)
-        return _interval_without_spread(values, level, float(sizes.sum() ** 2 / (sizes**2).sum()))
+        return _interval_without_spread(values, level, _effective(codes))
     low, high = percentiles(means[:, 0], t_level(level, [float(means.var())], [units]))
     if ((values >= 0) & (values <= 1)).all():
         low, high = max(0.0, low), min(1.0, high)
@@ -185,3 +203,8 @@ def _interval_without_spread(values: np.ndarray, level: float, count: float | No
         return Interval(mean, mean, "none")
     half = math.sqrt(math.log(2 / (1 - level)) / (2 * (values.size if count is None else count)))
     return Interval(max(0.0, mean - half), min(1.0, mean + half), "hoeffding")
+
+
+def _effective(codes: np.ndarray) -> float:
+    sizes = np.bincount(codes)
+    return float(sizes.sum() ** 2 / (sizes**2).sum())

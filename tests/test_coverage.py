@@ -76,7 +76,7 @@ def test_the_simulated_truth_is_the_truth():
         assert np.mean(means) == pytest.approx(truth, abs=4 * np.std(means) / 20)
     pruned, _, images = draws[0]
     assert len(images) == len(pruned) == case.n and len(set(images)) == case.images
-    assert mean_interval(pruned, clusters=images).method == "bootstrap-clustered"
+    assert mean_interval(pruned, clusters=images).method == "wilson-clustered"
 
 
 def test_the_committed_record_says_the_same():

@@ -208,7 +208,7 @@ def test_the_environment_restricts_what_is_loaded(monkeypatch):
 def test_plugins_as_json_say_where_from_which_version_and_what_is_wrong(tmp_path):
     bad = write_plugin(tmp_path, "1 / 0", "bad_one")
     rows = {row["name"]: row for row in json.loads(invoke("--plugin", bad, "plugins", "--json").stdout)}
-    assert {"topology", "models", "baselines", "builtin", "bad_one"} == set(rows)
+    assert {"topology", "models", "baselines", "builtin", "lmms_eval", "bad_one"} == set(rows)
     own = rows["topology"]
     assert own["origin"] == "prunebench_topology.plugin" and own["distribution"] == "prunebench"
     assert own["version"] == importlib.metadata.version("prunebench") and own["status"] == "ok" and not own["errors"]

@@ -120,8 +120,25 @@ def test_no_spread_between_clusters_is_no_certainty():
 
 
 def test_intervals_stay_inside_the_scale():
-    few = mean_interval([1, 1, 1, 1, 0, 1], clusters=["a", "a", "b", "b", "c", "d"])
-    assert few.method == "bootstrap-clustered" and 0 <= few.low < few.high <= 1
+    for method, name in (("auto", "wilson-clustered"), ("bootstrap", "bootstrap-clustered")):
+        few = mean_interval([1, 1, 1, 1, 0, 1], clusters=["a", "a", "b", "b", "c", "d"], method=method)
+        assert few.method == name and 0 <= few.low < few.high <= 1
+
+
+def test_clustered_wilson_is_wilson_of_what_the_answers_are_worth():
+    """Each answer three times about one image: the interval of one answer of each, with Student's quantile."""
+    right, count = np.repeat([1.0] * 70 + [0.0] * 30, 3), 100
+    names = np.repeat(np.arange(count), 3).astype(str)
+    low, high, method = mean_interval(right, clusters=names)
+    worth = count * (99 / 100) * (300 / 299)  # n / design effect
+    z = student.ppf(0.975, count - 1)
+    for bound in (low, high):  # the root of its defining equation
+        assert abs(0.7 - bound) == pytest.approx(z * math.sqrt(bound * (1 - bound) / worth))
+    assert method == "wilson-clustered"
+    # Answers that differ within each image are not worth more than as many alone.
+    apart = np.tile([1.0, 0.0, 1.0], 30) + np.eye(90)[1]
+    low, high, _ = mean_interval(apart, clusters=np.repeat(np.arange(30), 3).astype(str))
+    assert high - low > 0.99 * np.ptp(mean_interval(apart)[:2])
 
 
 def test_paired_difference_by_cluster():
@@ -157,7 +174,7 @@ def test_fast_enough_for_a_whole_benchmark():
     [
         lambda: mean_interval([0, 1, 1], clusters=["a"]),
         lambda: mean_interval([0.5, 1, 1], method="t", clusters=["a", "a", "b"]),
-        lambda: mean_interval([0, 1, 1], method="wilson", clusters=["a", "a", "b"]),
+        lambda: mean_interval([0, 0.5, 1], method="wilson", clusters=["a", "a", "b"]),
         lambda: paired_difference([1, 0], [0, 0], clusters=["a"]),
         lambda: paired_difference([1, 0], [0, 0], clusters={"": ["a", "a"]}),
         lambda: paired_difference({"x": [1, 0]}, {"x": [0, 0]}, clusters=["a", "a"]),

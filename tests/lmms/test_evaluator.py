@@ -31,7 +31,7 @@ def test_an_interval_is_on_the_scale_of_the_metric():
 def test_an_interval_knows_of_clusters():
     scores, images = [1, 1, 1, 0, 0, 0, 1, 1, 1, 0, 0, 0], [str(i // 3) for i in range(12)]
     apart, together = interval(0.5, scores, (), 1.0), interval(0.5, scores, images, 1.0)
-    assert together[2] == "bootstrap-clustered"
+    assert together[2] == "wilson-clustered"
     assert together[1] - together[0] > apart[1] - apart[0]
 
 

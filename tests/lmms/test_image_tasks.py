@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.lmms.synthetic.case import shipped, write
+from prunebench.errors import EvaluationError
+from tests.lmms.synthetic.case import Case, Document, shipped, write
 from tests.lmms.synthetic.checks import (
+    ask,
     garbage_scores_what_is_drawn,
     mixed_answers_count_one_by_one,
     right_answers_get_full_marks,
@@ -41,6 +43,18 @@ def test_garbage(written):
     if written.case.garbage is None:
         pytest.skip("a judge reads it: test_judges.py")
     garbage_scores_what_is_drawn(written)
+
+
+def test_a_task_that_fetches_its_pictures_itself(tmp_path, no_network):  # noqa: F811
+    """GQA's code asks the Hub for them whatever data it is given: without a network there is no score."""
+
+    def documents(_):
+        return [Document({"imageId": str(i), "question": f"#{i} What?", "answer": "boat"}, "", "") for i in range(3)]
+
+    written = write(Case("gqa", "exact_match", documents, "testdev"), tmp_path)
+    with pytest.raises(EvaluationError, match="gqa"):
+        ask(written, ["boat"] * 3)
+    no_network.clear()
 
 
 def test_every_task_that_ships_is_known():

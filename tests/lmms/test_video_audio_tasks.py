@@ -10,7 +10,7 @@ from prunebench_lmms_eval.evaluator import LmmsEvaluator
 
 from prunebench.errors import PruneBenchError
 from tests.lmms.synthetic.audio_tasks import AUDIO
-from tests.lmms.synthetic.case import Case, Written, write
+from tests.lmms.synthetic.case import Written, write
 from tests.lmms.synthetic.checks import (
     ask,
     garbage_scores_what_is_drawn,
@@ -47,23 +47,20 @@ def test_mixed_answers(written):
 
 def test_garbage(written):
     if written.case.garbage is None:
-        pytest.skip("a judge reads it: test_judges.py")
+        pytest.skip("a judge reads it (test_judges.py), or every word counts")
     garbage_scores_what_is_drawn(written)
 
 
 def test_guessing_scores_chance(tmp_path):
     """Of 400 answers that cannot be read, a quarter hits by the draw in their place; the same ones every time."""
-    small = CASES["muchomusic"].documents
-    one = sound(tmp_path / "one.wav", 0)
+    case = CASES["muchomusic"]
+    alike = {"context": str(sound(tmp_path / "one.wav", 0)), "instruction": "#0 Which instrument leads?"}
 
     def many(media):
-        found = small(media)
-        return [replace(found[i % 8], fields={**found[i % 8].fields, "context": str(one)}) for i in range(400)]
+        found = case.documents(media)
+        return [replace(found[i % 8], fields={**found[i % 8].fields, **alike}) for i in range(400)]
 
-    written = write(Case("muchomusic", "accuracy", many, modality="audio"), tmp_path)
-    for document in written.documents:
-        document.fields["instruction"] = "#0 Which instrument leads?"
-    written = write(replace(written.case, documents=lambda media: written.documents), tmp_path)
+    written = write(replace(case, documents=many), tmp_path)
     garbage_scores_what_is_drawn(written)
     first, second = (ask(written, ["###"] * 400) for _ in range(2))
     assert abs(first.score - 0.25) < 4 * (0.25 * 0.75 / 400) ** 0.5  # four standard deviations
@@ -74,13 +71,11 @@ def test_guessing_scores_chance(tmp_path):
 def test_a_group_of_twenty(tmp_path):
     """One file of questions for each member in one folder, one folder of clips for all: the mean over members."""
     data, right = mvbench_group(tmp_path)
-    task = {"id": "mvbench", "data": data}
-    written = Written(replace(CASES["mvbench_action_count"], task="mvbench"), [], data)
-    assert written.task().options["aggregate"] == "mean" and task["id"] == written.task().id
-    result = LmmsEvaluator().evaluate(scripted(right), written.task())
+    task = Written(replace(CASES["mvbench_action_count"], task="mvbench"), [], data).task()
+    assert task.options["aggregate"] == "mean"
+    result = LmmsEvaluator().evaluate(scripted(right), task)
     assert result.score == 100 and result.n == 40 and len(set(result.ids)) == 40 == len(result.scores)
-    half = [right[0], *("(nothing)" for _ in right[1:])]
-    result = LmmsEvaluator().evaluate(scripted(half), written.task())
+    result = LmmsEvaluator().evaluate(scripted([right[0], "(nothing)"]), task)
     assert result.score == pytest.approx(50) and sum(result.scores) / 40 == pytest.approx(50)
     assert sorted(result.scores) == [0.0] * 20 + [100.0] * 20
 

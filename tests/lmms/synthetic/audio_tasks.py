@@ -103,6 +103,6 @@ AUDIO = (
     Case("vocalsound_test", "accuracy", _vocalsound, modality="audio"),
     Case(
         "librispeech_test_clean", "wer", _librispeech, "librispeech_test_clean", scale=100, modality="audio",
-        score=word_errors, full=0, higher_is_better=False, paired=False,
+        score=word_errors, full=0, higher_is_better=False, paired=False, garbage=None,
     ),
 )  # fmt: skip

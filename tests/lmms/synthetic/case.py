@@ -65,8 +65,8 @@ class Case:
         media: where below the task's media folder the files go, or None where there are none.
         form: of the file: parquet, jsonl or csv.
         modality: image, video, audio or text.
-        garbage: an answer that says nothing; None where none is beyond reading: a judge is asked, or options are
-            compared by likelihood.
+        garbage: an answer that says nothing; None where none is beyond reading: a judge is asked, words are counted,
+            or options are compared by likelihood.
         judge: who is asked about an answer that the rules cannot read, where no suite that ships says it.
         options: how per-question scores are read, where no suite that ships says it.
         asked: documents that the metric is about; None: all.

@@ -77,5 +77,5 @@ TEXT = (
     Case("mmlu_anatomy", "acc", _likelihood, modality="text", extra={"dev": mmlu_examples}, garbage=None),
     Case("arc_easy", "acc", _arc, modality="text", garbage=None),
     Case("arc_challenge", "acc", _arc, modality="text", garbage=None),
-    Case("ifeval", "prompt_level_strict_acc", _ifeval, "train", modality="text", garbage=""),
+    Case("ifeval", "prompt_level_strict_acc", _ifeval, "train", modality="text", garbage=", ,"),
 )  # fmt: skip

@@ -135,7 +135,7 @@ VIDEO = (
     Case("nextqa_mc_test", "exact_match", _nextqa, modality="video", media="NExTVideo"),
     Case(
         "mvbench_action_count", "mvbench_accuracy", _mvbench, "train", scale=100, modality="video",
-        media="perception/videos",
+        media="perception/videos", options={"score": "score"},
     ),
     Case("egoschema_subset", "score", _egoschema, modality="video", media="videos"),
     Case("perceptiontest_val_mc", "accuracy", _perceptiontest, "validation", modality="video", media="videos"),
