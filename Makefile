@@ -134,6 +134,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/loading.py
 	$(BIN)/python benchmarks/calibration_cost.py
 	$(BIN)/python benchmarks/layerwise_sweep.py
+	$(BIN)/python benchmarks/interval_coverage.py
 
 # The user-named zigzag library: an optional engine and the tests' oracle. Builds from source (some minutes).
 dionysus: $(STAMP)

@@ -1,1 +1,1 @@
-"""Benchmarks of lmms-eval behind PruneBench's evaluator hook; lmms-eval is imported here only, and only when it runs."""
+"""Benchmarks of lmms-eval behind the evaluator hook; lmms-eval is imported here alone, and only when it runs."""
