@@ -62,13 +62,23 @@ CASES = (
     Case("difference, clustered", "difference", 300, 150),
     Case("difference, clustered", "difference", 1000, 250),
     Case("difference of 3 tasks, clustered", "difference", 200, 50, tasks=3),
+    Case("difference of few questions", "difference", 30),
+    Case("difference, few clusters", "difference", 200, 20),
+    Case("difference near 1", "difference", 300, pruned=0.97, dense=0.98),
+    Case("difference near 1, clustered", "difference", 300, 75, 0.97, 0.98),
+    Case("difference of 3 tasks near 1, clustered", "difference", 300, 75, 0.97, 0.98, tasks=3),
     Case("difference, alone", "difference", 400, 80, blind=True),
     Case("relative, plain", "plain", 200),
     Case("relative, plain, clustered", "plain", 300, 75),
     Case("relative, chance-corrected", "corrected", 200),
     Case("relative, chance-corrected", "corrected", 1000),
     Case("relative, chance-corrected, clustered", "corrected", 300, 75),
+    Case("relative, chance-corrected, few clusters", "corrected", 200, 20),
+    Case("relative near 1, clustered", "corrected", 300, 75, 0.93, 0.95),
     Case("relative of 3 tasks, clustered", "corrected", 300, 75, tasks=3),
+    Case("relative of errors, plain", "errors", 300, 75),
+    Case("relative of log-likelihoods, plain", "logs", 60),
+    Case("relative of log-likelihoods, chance-corrected", "log shares", 60),
     Case("relative, chance-corrected, alone", "corrected", 400, 80, blind=True),
 )
 
@@ -103,9 +113,21 @@ def once(random: np.random.Generator, case: Case, n_boot: int) -> tuple[Any, flo
     if case.statistic == "difference":
         found = paired_difference(pruned, dense, clusters=clusters, n_boot=n_boot)
         return (found.low, found.high), case.pruned - case.dense
+    nowhere = Interval(-math.inf, math.inf, "none")
+    if case.statistic == "errors":
+        wrong, wrong_dense = ({task: 1 - right for task, right in model.items()} for model in (pruned, dense))
+        intervals = relative_intervals(wrong, wrong_dense, lower_is_better=tasks, clusters=clusters, n_boot=n_boot)
+        return intervals.plain or nowhere, (1 - case.dense) / (1 - case.pruned)
+    if case.statistic in ("logs", "log shares"):  # nats per token by window: 3 and 3.5 where guessing has 7
+        base = random.normal(3.0, 0.4, case.n)
+        loss = base + random.gamma(2.0, 0.25, case.n)
+        known = {"lower_is_better": tasks, "log_scale": tasks, "n_boot": n_boot}
+        intervals = relative_intervals({"0": loss}, {"0": base}, {"0": math.exp(7.0)}, **known)
+        if case.statistic == "logs":
+            return intervals.plain or nowhere, math.exp(-0.5)
+        return intervals.chance_corrected or nowhere, 3.5 / 4.0
     chances = dict.fromkeys(tasks, CHANCE)
     intervals = relative_intervals(pruned, dense, chances, clusters=clusters, n_boot=n_boot)
-    nowhere = Interval(-math.inf, math.inf, "none")
     if case.statistic == "plain":
         return intervals.plain or nowhere, case.pruned / case.dense
     return intervals.chance_corrected or nowhere, (case.pruned - CHANCE) / (case.dense - CHANCE)
@@ -152,7 +174,7 @@ def main() -> None:
     record |= {"machine": machine(), "simulations": arguments.simulations, "n_boot": arguments.n_boot}
     record |= {"shares": SHARES, "chance": CHANCE, "rows": []}
     titles = ("n", "images", "effect", "covered %", "above %", "below %", "width", "CPU s")
-    print(f"{'95 % interval of':<40}" + "".join(f"{title:>10}" for title in titles))
+    print(f"{'95 % interval of':<46}" + "".join(f"{title:>10}" for title in titles))
     for case in CASES:
         start = time.process_time()
         row = {**case._asdict(), "design_effect": effect(case)}
@@ -162,7 +184,7 @@ def main() -> None:
         cells = [str(case.n), str(case.images or "-"), f"{row['design_effect']:.2f}"]
         cells += [f"{100 * row[key]:.1f}" for key in ("covered", "above", "below")]
         cells += [f"{row['width']:.3f}", f"{row['cpu_s']:.1f}"]
-        print(f"{case.name:<40}" + "".join(f"{cell:>10}" for cell in cells), flush=True)
+        print(f"{case.name:<46}" + "".join(f"{cell:>10}" for cell in cells), flush=True)
     if arguments.record:
         arguments.record.parent.mkdir(parents=True, exist_ok=True)
         arguments.record.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

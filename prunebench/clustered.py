@@ -14,7 +14,7 @@ import numpy as np
 
 from prunebench.errors import BadParameter
 
-__all__ = ["Resampled", "cluster_codes", "design_effect", "resampled_means", "standard_error", "t_level"]
+__all__ = ["Resampled", "cluster_codes", "design_effect", "resampled_means", "standard_error", "t_level", "t_quantile"]
 
 DRAWS_PER_COUNT = 8
 """Drawing how often one distinct value comes takes as long as drawing so many units one by one."""
@@ -98,19 +98,28 @@ def resampled_means(
     return Resampled(observed + (means - observed) * math.sqrt(count / (count - 1)), observed, count)
 
 
-def t_level(level: float, variances: Sequence[float], units: Sequence[int]) -> float:
-    """The share of a bootstrap distribution that an interval at `level` has to hold, so that few clusters are enough.
+def t_quantile(level: float, variances: Sequence[float], units: Sequence[int]) -> float:
+    """Half the width of an interval at `level`, in standard errors: Student's quantile, so that few units are enough.
 
-    The normal quantile of the returned level is Student's of the level asked for. Degrees of freedom are those of
-    Satterthwaite, (Σ V)² / Σ V² / (K − 1), with V the variance that each part of the statistic adds, from K units.
+    Degrees of freedom are those of Satterthwaite, (Σ V)² / Σ V² / (K − 1), with V the variance that each part of the
+    statistic adds, from K units; the normal quantile where nothing says how many.
     """
-    from scipy.special import ndtr, stdtrit  # the normal distribution, and the inverse of Student's
+    from scipy.special import ndtri, stdtrit  # inverses of the normal and of Student's distribution
 
     total = sum(variances)
     below = sum(value**2 / (count - 1) for value, count in zip(variances, units, strict=True) if count > 1)
-    if not below > 0:
-        return level
-    return float(2 * ndtr(stdtrit(total**2 / below, (1 + level) / 2)) - 1)
+    middle = (1 + level) / 2
+    return float(stdtrit(total**2 / below, middle) if below > 0 else ndtri(middle))
+
+
+def t_level(level: float, variances: Sequence[float], units: Sequence[int]) -> float:
+    """The share of a bootstrap distribution that an interval at `level` has to hold: its normal quantile is Student's.
+
+    The same as `t_quantile` otherwise.
+    """
+    from scipy.special import ndtr
+
+    return float(2 * ndtr(t_quantile(level, variances, units)) - 1)
 
 
 def standard_error(values: np.ndarray, clusters: Sequence[str] = ()) -> float | None:

@@ -6,7 +6,7 @@ import abc
 from typing import TYPE_CHECKING, ClassVar
 
 from prunebench.calibration.samples import Sample
-from prunebench.errors import BadParameter, EvaluationError, PruneBenchError, first_line
+from prunebench.errors import BadParameter, EvaluationError, PruneBenchError, UnknownName, first_line
 from prunebench.evaluator import Need
 
 if TYPE_CHECKING:
@@ -69,14 +69,21 @@ def registered(task: Task, evaluator: str) -> Dataset:
     """The dataset of a suite's task.
 
     Raises:
-        EvaluationError: the task names none.
+        EvaluationError: the task names none, or a split or domain that it does not have.
         UnknownName, BadParameter: no such dataset, or a reference that it does not understand.
     """
     from prunebench.plugins import get_plugins
 
     if not task.dataset:
         raise EvaluationError(f"task {task.id!r} names no dataset: the evaluator {evaluator!r} needs one")
-    return open_dataset(get_plugins(), task.dataset)
+    dataset = open_dataset(get_plugins(), task.dataset)
+    if task.split not in SPLITS:
+        raise EvaluationError(f"task {task.id!r}: {UnknownName('split', task.split, SPLITS)}")
+    if task.domain is not None and dataset.domains and task.domain not in dataset.domains:
+        raise EvaluationError(
+            f"task {task.id!r}: {UnknownName(f'domain of dataset {task.dataset!r}', task.domain, dataset.domains)}"
+        )
+    return dataset
 
 
 def dataset_need(task: Task, evaluator: str) -> Need:

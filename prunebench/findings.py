@@ -18,6 +18,7 @@ from prunebench.stats import (
     is_binary,
     paired_difference,
     relative_intervals,
+    whole_marks,
 )
 from prunebench.store import Record
 
@@ -147,7 +148,7 @@ def ranking_weights(group: Group) -> dict[str, float] | None:
 def question_scores(record: Record, task: str) -> dict[str, float] | None:
     """Score of each question of a task by its id; None where the record does not hold one for each."""
     result = _result(record, task)
-    return dict(zip(result.ids, result.scores, strict=True)) if result is not None and _per_question(result) else None
+    return dict(zip(result.ids, _marks(result), strict=True)) if result is not None and _per_question(result) else None
 
 
 def flips_from_dense(group: Group, record: Record) -> Flips | None:
@@ -204,10 +205,10 @@ def paired_scores(first: Record, second: Record, tasks: Sequence[str]) -> Pairs 
         one, two = _result(first, task), _result(second, task)
         if one is None or two is None or not _per_question(one) or not _per_question(two):
             return None
-        by_id = dict(zip(two.ids, two.scores, strict=True))
+        by_id = dict(zip(two.ids, _marks(two), strict=True))
         if set(one.ids) != set(by_id):
             return None
-        pairs.first[task], pairs.clusters[task] = one.scores, one.clusters
+        pairs.first[task], pairs.clusters[task] = tuple(_marks(one)), one.clusters
         pairs.second[task] = tuple(by_id[question] for question in one.ids)
     return pairs if pairs.first else None
 
@@ -224,10 +225,15 @@ def _verdicts(record: Record, task: str) -> dict[str, float] | None:
     if len(result.verdicts) == len(result.ids):
         found = result.verdicts
     elif _per_question(result):
-        found = tuple(score / result.scale for score in result.scores)
+        marks = (score / result.scale for score in result.scores)
+        found = tuple(mark if result.higher_is_better else 1 - mark for mark in marks)  # a mark of an error is wrong
     else:
         return None
     return dict(zip(result.ids, found, strict=True)) if is_binary(found) else None
+
+
+def _marks(result: TaskResult) -> Sequence[float]:
+    return whole_marks(result.scores, result.verdicts, result.scale) if result.higher_is_better else result.scores
 
 
 def _per_question(result: TaskResult) -> bool:

@@ -94,9 +94,10 @@ class GateFinding:
     def line(self) -> str:
         """All that is wrong with a task that is off, on one line."""
         best = self.references[0]
+        derived = " (derived, not read off the source)" if best.derived else ""
         return (
             f"{self.task}: measured {_figure(best.measured)} ({_figure(best.low)} to {_figure(best.high)}), printed "
-            f"{_figure(best.printed)}, tolerance {_figure(best.tolerance)}, source {best.source}"
+            f"{_figure(best.printed)}{derived}, tolerance {_figure(best.tolerance)}, source {best.source}"
             f"{', questions from files of your own' if self.own_files else ''}"
         )
 

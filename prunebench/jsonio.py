@@ -37,10 +37,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     path = Path(path)
     temporary: Path | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        os.close(handle)
-        temporary = Path(name)
+        temporary = _temporary(path)
         write(temporary)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
@@ -58,6 +55,19 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text, whole or not at all."""
     write_atomically(path, lambda temporary: _write(temporary, text))
+
+
+def _temporary(path: Path, tries: int = 3) -> Path:
+    """A new empty file beside `path`, whose folder is made where it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    except FileNotFoundError:  # another run found the folder empty and removed it in between
+        if tries <= 1:
+            raise
+        return _temporary(path, tries - 1)
+    os.close(handle)
+    return Path(name)
 
 
 def _write(path: Path, text: str) -> None:

@@ -16,6 +16,7 @@ from prunebench.comparison import DENSE, Group, Row
 from prunebench.errors import UsageError
 from prunebench.findings import difference
 from prunebench.quantities import LACKING, LEVELS, UNMEASURED, Quantity, share_of
+from prunebench.significance import ALPHA, adjusted
 from prunebench.stats import Difference
 
 __all__ = ["Candidate", "Cell", "Level", "Method", "Table", "left_out", "matched"]
@@ -64,17 +65,19 @@ class Cell:
         values: the score that ranks; one per seed.
         rank: over the methods of all kinds; None for bands.
         gap: paired difference to the best cell of the level; None for that one, and where it cannot be paired.
+        p: of that difference, Holm-adjusted over the cells of the level; None likewise.
     """
 
     candidate: Candidate
     values: tuple[float, ...]
     rank: int | None = None
     gap: Difference | None = None
+    p: float | None = None
 
     @property
     def tied(self) -> bool:
-        """First, or not told apart from the first by the paired 95 % interval."""
-        return self.rank == 1 or (self.gap is not None and self.gap.is_tie)
+        """First, or not told apart from the first."""
+        return self.rank == 1 or (self.p is not None and self.p > ALPHA)
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,10 +189,12 @@ def _level(
         score = _score(group, cells[method].candidate)
         place, before = (place if score == before else number), score
         cells[method] = replace(cells[method], rank=place)
-    for method in ranked[1:]:
-        cell = cells[method]
-        if cell.rank != 1:
-            cells[method] = replace(cell, gap=_gap(group, cell, cells[ranked[0]], cache))
+    others = [method for method in ranked[1:] if cells[method].rank != 1]
+    if others:
+        first = cells[ranked[0]]
+        records = [cells[method].candidate.row.records[0] for method in others]
+        for method, p in zip(others, adjusted(group, records, first.candidate.row.records[0]), strict=True):
+            cells[method] = replace(cells[method], gap=_gap(group, cells[method], first, cache), p=p)
     return Level(share, cells)
 
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from prunebench.clustered import design_effect, standard_error
+from prunebench.clustered import standard_error
 from prunebench.errors import BadParameter
 from prunebench.paired import check_level, paired_values
 
@@ -71,12 +71,13 @@ def detectable_difference(
     z = sum(_z(level, power))
     variance = alone = 0.0
     for task in tasks:
-        error = standard_error(differences[task], groups[task])
-        if error is None:
+        error, own = standard_error(differences[task], groups[task]), standard_error(differences[task])
+        if error is None or own is None:
             return None
         variance += (factors[task] * error) ** 2
-        alone += (factors[task] * error) ** 2 / (design_effect(differences[task], groups[task]) or 1.0)
-    if not variance > 0:
+        alone += (factors[task] * own) ** 2
+    largest = max(abs(factors[task]) * float(abs(differences[task]).max()) for task in tasks)
+    if not variance > (1e-9 * largest) ** 2 or not alone > (1e-9 * largest) ** 2:  # but for rounding, none
         return None
     total = sum(values.size for values in differences.values())
     return Detectable(z * math.sqrt(variance), math.sqrt(variance), variance / alone, total)

@@ -12,17 +12,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prunebench.errors import EvaluationError, MissingExtra, PruneBenchError, StoreError, first_line
-from prunebench.evaluator import Need, TaskResult
+from prunebench.evaluator import LOG_METRICS, Need, TaskResult
+from prunebench.power import planned_difference
 from prunebench.store import Record, read_record
 from prunebench.suite_run import open_evaluator, selected
-from prunebench.suite_selection import judge_key
+from prunebench.suite_selection import judge_key, limited, unkeyed
 from prunebench.suites import Suite, Task, load_suite
 
 if TYPE_CHECKING:
     from prunebench.config import Spec
     from prunebench.plugins import Plugins
 
-__all__ = ["Outlook", "Readiness", "Speed", "examine_suite"]
+__all__ = ["DISAGREEMENT", "Outlook", "Readiness", "Speed", "examine_suite"]
+
+DISAGREEMENT = 0.2
+"""Share of questions that one of two pruned models alone gets right, for the difference that a task can detect."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +45,14 @@ class Outlook:
         needs: what is there and what is missing.
         questions: that one model will be asked; None where that is not known beforehand.
         speed: None where no run has measured any that fits.
+        left_out: why a run does not ask it, as its records will say; empty where it does.
     """
 
     task: Task
     needs: tuple[Need, ...]
     questions: int | None
     speed: Speed | None
+    left_out: str = ""
 
     @property
     def ready(self) -> bool:
@@ -56,6 +62,17 @@ class Outlook:
     def seconds(self) -> float | None:
         """For one model; None where questions or speed are not known."""
         return None if self.questions is None or self.speed is None else self.questions * self.speed.seconds
+
+    @property
+    def detectable(self) -> float | None:
+        """Smallest difference in the share of right answers that is found at 80 % power, at best.
+
+        Two models are taken to disagree on `DISAGREEMENT` of the questions, and no questions to share anything. None
+        where the number of questions is not known, is too small, or the metric is no share.
+        """
+        if self.questions is None or self.task.metric in LOG_METRICS:
+            return None
+        return planned_difference(self.questions, DISAGREEMENT)
 
 
 @dataclass(frozen=True)
@@ -73,28 +90,33 @@ class Readiness:
     elsewhere: tuple[str, ...] = ()
 
     @property
+    def asked(self) -> tuple[Outlook, ...]:
+        """The tasks that a run asks; what follows is of these."""
+        return tuple(task for task in self.tasks if not task.left_out)
+
+    @property
     def ready(self) -> bool:
-        return all(task.ready for task in self.tasks)
+        return bool(self.asked) and all(task.ready for task in self.asked)
 
     @property
     def questions(self) -> int:
         """For one model, of the tasks whose number is known."""
-        return sum(task.questions or 0 for task in self.tasks)
+        return sum(task.questions or 0 for task in self.asked)
 
     @property
     def seconds(self) -> float | None:
         """For one model, of the tasks whose time is known; None where there is none."""
-        known = [task.seconds for task in self.tasks if task.seconds is not None]
+        known = [task.seconds for task in self.asked if task.seconds is not None]
         return sum(known) if known else None
 
     @property
     def untimed(self) -> tuple[str, ...]:
-        return tuple(task.task.id for task in self.tasks if task.seconds is None)
+        return tuple(task.task.id for task in self.asked if task.seconds is None)
 
     @property
     def disk_gb(self) -> float | None:
         """Of the tasks that say how large their data are; None where none does."""
-        known = [outlook.task.disk_gb for outlook in self.tasks if outlook.task.disk_gb is not None]
+        known = [outlook.task.disk_gb for outlook in self.asked if outlook.task.disk_gb is not None]
         return sum(known) if known else None
 
 
@@ -109,19 +131,21 @@ def examine_suite(name: str, spec: Spec, plugins: Plugins, *, model: str | None 
     Raises:
         UnknownName, BadParameter, EvaluationError: a suite, a task, a model or data that do not exist.
     """
-    suite, _ = selected(name, spec, plugins)
+    whole, _ = selected(name, spec.model_copy(update={"limit": None}), plugins)
+    suite, judged = limited(whole, spec.limit), unkeyed(whole)
     records = _records(spec.out)
     names = None if model is None else _model_names(model, spec, plugins)
     fitting = [record for record in records if names is None or record.model.name in names]
     senses = _modalities(model, fitting, plugins)
-    speeds = _Speeds(fitting, suite, spec.limit, plugins)
+    speeds = _Speeds(fitting, whole, spec.limit, plugins)
     outlooks = []
     for task in suite.tasks:
         needs = list(_needs(task, spec, plugins))
         if senses is not None and task.modality not in senses:
             detail = f"asks about {task.modality}, {model} takes {', '.join(senses)}"
             needs.append(Need("missing", "model", detail, "name the other tasks by --task"))
-        outlooks.append(Outlook(task, tuple(needs), speeds.questions(task), speeds.of(task)))
+        known = (speeds.questions(task), speeds.of(task))
+        outlooks.append(Outlook(task, tuple(needs), *known, left_out=judged.get(task.id, "")))
     others = tuple(sorted({record.model.name for record in records})) if not fitting else ()
     return Readiness(suite, model, models, tuple(outlooks), others)
 
@@ -141,7 +165,7 @@ def _needs(task: Task, spec: Spec, plugins: Plugins) -> list[Need]:
             needs.append(Need("ok", "key", f"{key} is set; answers go to {task.judge}, which may cost money"))
         else:
             detail = f"answers are scored by {task.judge}: the task is left out of a run without {key}"
-            needs.append(Need("missing", "key", detail, f"export {key}=..."))
+            needs.append(Need("warning", "key", detail, f"export {key}=..."))
     try:
         evaluator.check(task)
     except MissingExtra as error:
@@ -191,19 +215,25 @@ def _modalities(model: str | None, records: Sequence[Record], plugins: Plugins) 
 
 
 class _Speeds:
-    """Seconds per question from records, the nearest kin first: the same task, the same modality, any task."""
+    """Seconds per question from records, the nearest kin first: the same task, the same modality, any task.
+
+    Args:
+        suite: with all questions of its tasks, whatever `limit` says.
+        limit: the questions per task of the run that is asked about.
+    """
 
     def __init__(self, records: Sequence[Record], suite: Suite, limit: int | None, plugins: Plugins) -> None:
         self.suite, self.limit = suite, limit
         self.found = [(record, result) for record in records for result in record.tasks if result.seconds > 0]
-        self.senses: dict[tuple[str, str], str] = {}  # (suite, task) → modality
+        # (suite, task) → modality; a suite from a file of one's own is not registered
+        self.senses = {(suite.name, task.id): task.modality for task in suite.tasks}
         for name in {record.cell.suite for record in records}:
             if name in plugins.registry("suites"):
                 try:
                     tasks = load_suite(plugins.get("suites", name)).tasks
                 except EvaluationError:
                     continue
-                self.senses |= {(name, task.id): task.modality for task in tasks}
+                self.senses = {(name, task.id): task.modality for task in tasks} | self.senses
 
     def _same(self, record: Record, result: TaskResult, task: Task) -> bool:
         return result.task == task.id and record.cell.suite == self.suite.name
@@ -234,7 +264,8 @@ class _Speeds:
     def _asked(self, record: Record, result: TaskResult, task: Task) -> int:
         """How many questions took that time. An evaluator may count otherwise (windows of a text) than the suite."""
         if self._same(record, result, task) and task.dataset is not None:
-            return min(task.n, record.cell.limit or task.n)
+            whole = next(own.n for own in self.suite.tasks if own.id == task.id)
+            return min(whole, record.cell.limit or whole)
         return result.n
 
     def _said(self, record: Record, result: TaskResult) -> str:

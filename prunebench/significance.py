@@ -20,7 +20,7 @@ from prunebench.spread import informed
 from prunebench.stats import NullBand, detectable_difference, holm, null_band, sign_flip_tests, tie_groups
 from prunebench.store import Record
 
-__all__ = ["ALPHA", "Significance", "null_rows", "significance"]
+__all__ = ["ALPHA", "Significance", "adjusted", "null_rows", "significance"]
 
 ALPHA = 0.05
 
@@ -77,6 +77,16 @@ def significance(group: Group, section: Section) -> Significance:
     return _SEEN[section]
 
 
+def adjusted(group: Group, records: Sequence[Record], other: Record) -> list[float | None]:
+    """Holm-adjusted p-values of each record against `other`; None for those that cannot be paired with it."""
+    units = _units(group)
+    paired = [record for record in records if units.of(record) is not None]
+    if not paired or units.of(other) is None:
+        return [None] * len(records)
+    known = dict(zip([record.id for record in paired], map(float, holm(units.tests(paired, other))), strict=True))
+    return [known.get(record.id) for record in records]
+
+
 def null_rows(section: Section) -> list[Row]:
     """Bands of plans that nothing chose: several seeds of a strategy that reads no calibration samples."""
     return [row for row in section.bands if not informed(row)]
@@ -92,9 +102,7 @@ def _significance(group: Group, section: Section) -> Significance:
         if draws := band.values(group.ranking):
             for row in ranked:
                 nulls[row][band.label] = null_band(row.values(group.ranking)[0], draws)
-    if group not in _UNITS:
-        _UNITS[group] = _Units(group)
-    units = _UNITS[group]
+    units = _units(group)
     paired = [row for row in ranked if units.of(row.records[0]) is not None]
     if best[0] not in paired:
         return Significance(best[0], nulls=nulls)
@@ -118,6 +126,12 @@ def _significance(group: Group, section: Section) -> Significance:
         statistics.median(one[0] for one in seen) if seen else None,
         statistics.median(one[1] for one in seen) if seen else 1.0,
     )
+
+
+def _units(group: Group) -> _Units:
+    if group not in _UNITS:
+        _UNITS[group] = _Units(group)
+    return _UNITS[group]
 
 
 def _detectable(group: Group, row: Row, best: Row) -> tuple[float, float] | None:

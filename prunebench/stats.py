@@ -26,6 +26,7 @@ from prunebench.paired import (
     mcnemar,
     paired_difference,
     percentiles,
+    whole_marks,
 )
 from prunebench.power import Detectable, detectable_difference, planned_difference, planned_questions
 from prunebench.relative import Interval, RelativeIntervals, RelativeScore, relative_intervals, relative_score
@@ -54,6 +55,7 @@ __all__ = [
     "sign_flip_tests",
     "standard_error",
     "tie_groups",
+    "whole_marks",
     "wilson",
 ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prunebench import surgery
@@ -25,7 +26,18 @@ if TYPE_CHECKING:
     from prunebench.store import Store
     from prunebench.suites import Task
 
-__all__ = ["SuiteRun", "judged_warnings", "open_evaluator", "selected"]
+__all__ = ["SuiteRun", "judged_warnings", "open_evaluator", "selected", "suite_file"]
+
+
+def suite_file(name: str, plugins: Plugins) -> Path:
+    """The file of the suite `name`: of a registered one, else `name` itself where it ends in .yaml or .yml.
+
+    Raises:
+        UnknownName: neither; names the nearest that is registered.
+    """
+    if name not in plugins.registry("suites") and Path(name).suffix in (".yaml", ".yml"):
+        return Path(name).expanduser()
+    return plugins.get("suites", name)
 
 
 def selected(name: str, spec: Spec, plugins: Plugins) -> tuple[Suite, dict[str, str]]:
@@ -36,7 +48,7 @@ def selected(name: str, spec: Spec, plugins: Plugins) -> tuple[Suite, dict[str, 
         BadParameter: data of one's own that are not there.
         EvaluationError: a suite file that cannot be used.
     """
-    suite = load_suite(plugins.get("suites", name))
+    suite = load_suite(suite_file(name, plugins))
     suite = with_data(
         suite, spec.data, split_of=lambda task: plugins.get("evaluators", task.evaluator)().data_split(task)
     )

@@ -10,7 +10,7 @@ from typing import Any
 from prunebench.errors import BadParameter, EvaluationError, UnknownName
 from prunebench.suites import JUDGES, MEDIA, Suite, Task, resolve_data
 
-__all__ = ["NOT_ASKED", "judge_key", "limited", "only_tasks", "parse_data", "with_data", "without_judged"]
+__all__ = ["NOT_ASKED", "judge_key", "limited", "only_tasks", "parse_data", "unkeyed", "with_data", "without_judged"]
 
 NOT_ASKED = "not asked for"
 """Why a task is left out that ``--task`` does not name."""
@@ -47,14 +47,19 @@ def judge_key(task: Task) -> str | None:
     return JUDGES.get(task.judge)
 
 
+def unkeyed(suite: Suite, environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The tasks whose judge has no key in the environment → ``judge SERVICE``."""
+    environ = os.environ if environ is None else environ
+    return {t.id: f"judge {t.judge}" for t in suite.tasks if (key := judge_key(t)) and not environ.get(key)}
+
+
 def without_judged(suite: Suite, environ: Mapping[str, str] | None = None) -> tuple[Suite, dict[str, str]]:
     """The suite without the tasks whose judge has no key in the environment, and these → ``judge SERVICE``.
 
     Raises:
         EvaluationError: no task would be left.
     """
-    environ = os.environ if environ is None else environ
-    out = {t.id: f"judge {t.judge}" for t in suite.tasks if (key := judge_key(t)) and not environ.get(key)}
+    out = unkeyed(suite, environ)
     if len(out) == len(suite.tasks):
         keys = " and ".join(sorted({key for task in suite.tasks if (key := judge_key(task))}))
         raise EvaluationError(

@@ -121,10 +121,12 @@ class Suite(_Strict):
     name: str
     title: str = ""
     description: str = ""
-    tasks: tuple[Task, ...] = Field(min_length=1)
+    tasks: tuple[Task, ...]
 
     @model_validator(mode="after")
     def _unique(self) -> Suite:
+        if not self.tasks:  # said here: pydantic would also count the tasks that are wrong as missing
+            raise ValueError("a suite needs at least one task")
         ids = [task.id for task in self.tasks]
         if twice := sorted({i for i in ids if ids.count(i) > 1}):
             raise ValueError(f"task id {twice[0]!r} stands twice")

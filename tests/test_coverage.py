@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from prunebench import stats
 from prunebench.stats import mean_interval
 
 ROOT = Path(__file__).parent.parent
@@ -30,6 +32,7 @@ QUICK = {
     ("mean, clustered", 200),
     ("difference", 200),
     ("difference, clustered", 200),
+    ("difference near 1, clustered", 300),
     ("relative, chance-corrected", 200),
     ("relative, chance-corrected, clustered", 300),
 }
@@ -43,6 +46,16 @@ def named(case):
 def test_intervals_cover(case):
     # The binomial error of 2,000 simulations is 0.5 points.
     assert LOW < SIMULATION.coverage(case, simulations=2000, n_boot=500, seed=1)["covered"] < HIGH
+
+
+@pytest.mark.parametrize("name", ["mean, Wilson", "difference", "relative, plain"])
+def test_a_broken_interval_is_found_out(name, monkeypatch):
+    """What these tests would let pass: neither an interval at 90 % that says 95, nor one at 99 %."""
+    case = next(case for case in SIMULATION.CASES if case.name == name)
+    for level in (0.9, 0.99):
+        for statistic in ("mean_interval", "paired_difference", "relative_intervals"):
+            monkeypatch.setattr(SIMULATION, statistic, functools.partial(getattr(stats, statistic), level=level))
+        assert not LOW < SIMULATION.coverage(case, simulations=1500, n_boot=300, seed=3)["covered"] < HIGH
 
 
 def test_every_quick_case_is_there():

@@ -9,6 +9,7 @@ import pytest
 
 from prunebench.budget import Budget
 from prunebench.cli.doctor_suite import words
+from prunebench.power import planned_difference
 from prunebench.store import Store, load_records
 from tests.commands import error_line, invoke, write_plugin
 from tests.factories import make_model, make_record, make_task
@@ -68,7 +69,8 @@ def look(tmp_path, monkeypatch):
         assert text_result.exit_code == result.exit_code
         found = json.loads(result.stdout)
         for task in found["tasks"]:
-            assert f"{task['task']}: {'ready' if task['ready'] else 'CANNOT RUN'}" in text_result.stdout
+            state = f"LEFT OUT, {task['left_out']}" if task["left_out"] else "ready" if task["ready"] else "CANNOT RUN"
+            assert f"{task['task']}: {state}" in text_result.stdout
             assert all(f"{need['what']}: {need['detail']}" in text_result.stdout for need in task["needs"])
         return {
             **found,
@@ -143,12 +145,6 @@ WRONG = {
         "data",
         "unknown dataset 'testbet'; did you mean 'testbed'?",
     ),
-    "a judge without a key": (
-        SUITE.replace("far, why", "far, judge: openai, why"),
-        "moons",
-        "key",
-        "left out of a run without OPENAI_API_KEY",
-    ),
     "a sense that the model lacks": (
         SUITE.replace("modality: video", "modality: touch"),
         "films",
@@ -167,6 +163,45 @@ def test_a_task_that_cannot_run_is_named_with_what_it_lacks(look, text, task, wh
     assert all(found[other]["ready"] for other in ("stars", "films", "moons") if other != task)
     rest = [word for other in ("stars", "films", "moons") if other != task for word in ("--task", other)]
     assert look("--model", "testbed", *rest, text=text)[1] == 0  # the others can
+
+
+def test_a_judged_task_without_its_key_is_left_out_as_a_run_does(look):
+    judged = SUITE.replace("questions: 600", "questions: 600, judge: openai")
+    found, code = look("--model", "testbed", text=judged)
+    assert code == 0 and found["ready"] and not found["stars"]["ready"]
+    assert found["stars"]["left_out"] == "judge openai" and found["films"]["left_out"] is None
+    assert [need["status"] for need in found["stars"]["needs"] if need["what"] == "key"] == ["warning"]
+    assert found["questions"] == 40 and found["disk_gb"] == 1.5  # without its 600 questions and 2 GB
+    assert "left out of a run: stars" in found["text"] and "cannot run here" not in found["text"]
+    found, code = look("--task", "stars", text=judged)  # what `run` refuses
+    assert code == 1 and not found["ready"] and "so that nothing remains" in found["text"]
+
+
+def test_a_limit_of_the_run_to_come_does_not_change_the_speed(look, tmp_path):
+    text = SUITE.replace("{id: stars, evaluator: far, questions: 600,", "{id: stars, dataset: testbed, n: 600,")
+    keep(tmp_path, "testbed", {"stars": 60.0}, n=600)
+    whole, short = look("--model", "testbed", text=text)[0], look("--model", "testbed", "--limit", 6, text=text)[0]
+    assert whole["stars"]["seconds_per_question"] == short["stars"]["seconds_per_question"] == pytest.approx(0.1)
+    assert whole["stars"]["seconds"] == pytest.approx(60.0) and short["stars"]["seconds"] == pytest.approx(0.6)
+
+
+def test_how_small_a_difference_can_be_told(look):
+    found, _ = look()
+    for task, n in (("stars", 600), ("films", 40)):
+        assert found[task]["detectable"] == planned_difference(n, 0.2)
+    assert found["moons"]["detectable"] is None  # its questions are not counted
+    low, high = (100 * planned_difference(n, 0.2) for n in (600, 40))
+    assert f"apart from {low:.1f} points in stars to {high:.1f} points in films" in found["text"]
+    assert (
+        look(text=SUITE.replace("questions: 600", "questions: 600, metric: perplexity"))[0]["stars"]["detectable"]
+        is None
+    )  # no share of right answers
+
+
+def test_a_suite_file_of_ones_own(look, tmp_path):
+    look()
+    result = invoke("--plugin", tmp_path / "far.py", "doctor", "--suite", tmp_path / "sky.yaml", "--json")
+    assert result.exit_code == 0 and json.loads(result.stdout)["suite"] == "sky"
 
 
 def test_a_key_is_seen_and_never_said(look, monkeypatch):

@@ -209,6 +209,9 @@ def test_a_derived_score_says_that_it_is_derived():
     assert finding.status == "ok" and "derived" in finding.words
     text = leaderboard.build([make_dense({}, tasks=[result], model=model)], published=load_published())
     assert "73.3 (derived)" in text
+    off = make_dense({}, tasks=[of_task("nextqa_mc_test", "exact_match", 0.5)], model=model)
+    with pytest.raises(DenseGap, match=r"printed 73\.3 \(derived, not read off the source\)"):
+        refuse(gate(off, load_published()))
 
 
 def test_intervals_that_lie_aside_of_their_score_are_widened_to_it(small):

@@ -100,7 +100,7 @@ def test_nominal_sparsity_plays_no_part():
     assert best == {"drop", "narrow"} and "thin (pattern=2:4)" not in {m.label for m in found.levels[0].cells}
 
 
-def test_ties_are_those_of_the_paired_difference():
+def test_ties_are_those_of_adjusted_tests_as_in_the_tables_by_budget():
     records = [
         *contest(),
         make_thinned("near", 0.5, right(69)),  # one question of 200 less than the best at 85 %
@@ -114,10 +114,15 @@ def test_ties_are_those_of_the_paired_difference():
     assert best.label == "thin" and by_label["near"].tied and not by_label["far"].tied
     expected = difference(group, by_label["near"].candidate.row, level.cells[best].candidate.row)
     assert by_label["near"].gap == expected and expected.is_tie
-    assert by_label["thin"].tied and by_label["thin"].gap is None
+    assert level.cells[best].tied and level.cells[best].gap is None and level.cells[best].p is None
+    # McNemar's exact test of 31, 10, 10, 5 and 1 answers that all went one way, and Holm's factors 5 to 1.
+    p = {(m.label, m.kind): cell.p for m, cell in level.cells.items() if m is not best}
+    expected = {"far": 5 * 2 / 2**30, "narrow": 4 * 2 / 2**10, "drop": 4 * 2 / 2**10, "thin (pattern=2:4)": 4 / 2**5}
+    assert {label: p[label, kind] for label, kind in p if label != "near"} == pytest.approx(expected)
+    assert p["near", "weights"] == 1.0
     text = match.build(records, "bytes", (0.85,))
     assert rows_of(text, "`near`")[0][-1] == f"{100 * (44 / 120 + 0.5):.1f} (85.0 %) #2 ≈"
-    assert rows_of(text, "85 %")[0][5] == "`near` (weights)"
+    assert rows_of(text, "85 %")[0][5] == "`near` (weights) and `thin (pattern=2:4)` (2:4)"
 
 
 def test_bands_have_no_rank_and_take_what_their_largest_draw_takes():

@@ -222,6 +222,39 @@ def test_marks_out_of_a_hundred_are_right_or_wrong():
     assert list(significance(group, section).against_dense.values()) == [mcnemar_of(70, 85)]
 
 
+def test_marks_of_an_error_are_wrong_answers():
+    """Of a rate of errors, 1 is a wrong answer: more errors than the dense model are answers lost."""
+    group, section = board(
+        [first(40, higher_is_better=False, chance=0.9)], dense=[first(15, higher_is_better=False, chance=0.9)]
+    )
+    record = section.rows[0].records[0]
+    assert flips_from_dense(group, record) == (25, 0) and section.rows[0].relative[0].chance_corrected < 1
+    said = [
+        task.model_copy(update={"verdicts": tuple(1 - score for score in task.scores)})
+        for task in (first(40, higher_is_better=False), first(15, higher_is_better=False))
+    ]
+    group, section = board([said[0]], dense=[said[1]])
+    assert flips_from_dense(group, section.rows[0].records[0]) == (25, 0)
+
+
+def test_a_benchmark_that_rounds_its_score_keeps_the_exact_tests():
+    """lmms-eval rounds some scores, and marks are stretched to have them as mean: p must not become smaller by that."""
+
+    def rounded(right, scale=1.0):
+        task, stretch = first(right), 1 + 4e-5 / (right / 100)  # as if 0.80 had been reported as 0.80004
+        scores = tuple(scale * stretch * score for score in task.scores)
+        changes = {"scores": scores, "score": sum(scores) / 100, "scale": scale, "verdicts": task.scores}
+        return task.model_copy(update={**changes, "chance": 0.25 * scale})
+
+    for scale in (1.0, 100.0):
+        group, section = board([rounded(80, scale)], [rounded(74, scale)], dense=[rounded(85, scale)])
+        told = significance(group, section)
+        assert list(told.against_best.values()) == [mcnemar_of(74, 80)] and mcnemar_of(74, 80) == 2 / 2**6
+        found = difference(group, section.rows[1], section.rows[0])
+        assert found.mean == pytest.approx(-6 / 60, abs=1e-4)
+        assert relative_uncertainty(group, section.rows[0].records[0]).chance_corrected.method == "bootstrap"
+
+
 def test_a_task_of_graded_answers_has_no_flips():
     graded = make_task("text", 0, score=0.5, scores=(0.5,) * 100)
     group, section = board([first(80), graded], dense=[first(85), graded])

@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -32,6 +33,29 @@ def files(folder: Path) -> list[str]:
 
 
 # -- reading and writing -----------------------------------------------------------------------------------------------
+
+
+def test_a_folder_that_another_run_removes_meanwhile_is_made_again(tmp_path, monkeypatch):
+    """The last task file of a cell goes with its folder, while another cell is about to write its first."""
+    path, made = tmp_path / "tasks" / "one.json", tempfile.mkstemp
+
+    def removed_once(*words, **options):
+        if not calls:
+            path.parent.rmdir()
+        calls.append(1)
+        return made(*words, **options)
+
+    calls: list[int] = []
+    monkeypatch.setattr(tempfile, "mkstemp", removed_once)
+    jsonio.write_text(path, "whole")
+    assert path.read_text(encoding="utf-8") == "whole" and len(calls) == 2
+
+    def removed_always(*words, **options):
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(tempfile, "mkstemp", removed_always)
+    with pytest.raises(StoreError, match="cannot write"):
+        jsonio.write_text(path, "other")
 
 
 def test_a_record_comes_back_as_it_went(store):

@@ -117,6 +117,32 @@ def test_tasks_are_checked_before_the_model_is_loaded(run):
     assert "load" not in result.stderr and not out.exists()
 
 
+def test_a_suite_file_of_ones_own(run, tmp_path):
+    """Found from where the command was given, and the same run as under the registered name."""
+    _, named = run("named")
+    file = tmp_path / "plugin-named" / "mine.yaml"
+    result, own = run("own", "--suite", file)
+    assert result.exit_code == 0, result.stderr
+    assert {c.id for c in cells(own).values()} == {c.id for c in cells(named).values()}
+    result, _ = run("none", "--suite", tmp_path / "absent.yaml")
+    assert f"cannot read suite {tmp_path / 'absent.yaml'}" in error_line(result)
+    result, _ = run("typo", "--suite", "min")
+    assert "unknown suite 'min'; did you mean 'mine'?" in error_line(result)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ("domain: genera", "unknown domain of dataset 'testbed' 'genera'; did you mean 'general'?"),
+        ("split: tests", "unknown split 'tests'; did you mean 'test'?"),
+    ],
+)
+def test_questions_that_a_dataset_does_not_have_are_refused_before_the_model_is_loaded(run, changes, words):
+    result, out = run("wrong", text=f"tasks:\n  - {{id: a, dataset: testbed, {changes}}}\n")
+    assert f"task 'a': {words}" in error_line(result)
+    assert "load" not in result.stderr and not out.exists()
+
+
 def test_some_tasks_alone(run):
     result, out = run("some", "--task", "heavy", latency=True)
     assert result.exit_code == 0

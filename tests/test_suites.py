@@ -60,7 +60,7 @@ WRONG = {
     ),
     "media that is no folder": (GOOD.replace("n: 20", "data: {media: suite.yaml}"), "'media' is a folder"),
     "task id twice": (GOOD.replace("id: count", "id: colour"), "task id 'colour' stands twice"),
-    "no tasks": ("name: looks\ntasks: []", "tasks"),
+    "no tasks": ("name: looks\ntasks: []", "a suite needs at least one task"),
     "tasks missing": ("name: looks", "tasks"),
     "no questions": (GOOD.replace("n: 10", "n: 0"), "tasks.0.n"),
     "not YAML": ("tasks: [", "is not YAML"),
@@ -75,6 +75,12 @@ def test_a_wrong_suite_is_one_line_with_its_file(tmp_path, text, words):
     with pytest.raises(EvaluationError) as caught:
         load_suite(path)
     assert str(path) in str(caught.value) and words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_one_mistake_counts_once(tmp_path):
+    with pytest.raises(EvaluationError) as caught:
+        load_suite(write(tmp_path, "tasks:\n  - {id: a, limit: 0}\n"))
+    assert "tasks.0.limit" in str(caught.value) and "more)" not in str(caught.value)
 
 
 def test_a_file_that_is_not_there_or_not_text(tmp_path):

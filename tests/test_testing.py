@@ -573,8 +573,22 @@ def scaling(self, loaded, task):
     return Counting.result(self, loaded, task)
 
 
+def refusing(self, task):
+    raise EvaluationError("not this one")
+
+
 WRONG_EVALUATORS = {
     "another task": (evaluator(result=result_with(task="other")), "result", "is of task 'other'"),
+    "too few clusters": (evaluator(result=result_with(clusters=("a",))), "result", "1 clusters for n = 2"),
+    "too many verdicts": (evaluator(result=result_with(verdicts=(1.0,) * 3)), "result", "3 verdicts for n = 2"),
+    "a revision that is none": (evaluator(revision=lambda self, t: None), "beforehand", "revision() gives None"),
+    "a revision by chance": (
+        evaluator(revision=lambda self, t: str(np.random.random())),
+        "beforehand",
+        "says something else",
+    ),
+    "a need of its own": (evaluator(needs=lambda self, t: ["a disk"]), "beforehand", "needs() gives 'a disk'"),
+    "its own task refused": (evaluator(check=refusing), "beforehand", "not this one"),
     "too few scores": (evaluator(result=result_with(scores=(1.0,))), "result", "1 scores for n = 2"),
     "outside its interval": (evaluator(result=result_with(score=0.95)), "interval", "outside its interval"),
     "random": (

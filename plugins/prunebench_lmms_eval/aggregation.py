@@ -84,8 +84,11 @@ def first_order(
     least = min(alone)
     if alone[high] == least:
         return None
-    if whole in (alone[high], least):
-        return [whole] * n  # whoever scores otherwise has no weight
+    if whole in (alone[high], least):  # whoever scores otherwise has no weight, or the metric is of another kind
+        at = alone.index(whole)
+        others = [i for i in range(n) if alone[i] != whole]
+        pooled = aggregation.of([[*units[i], *units[at]] for i in others])
+        return [whole] * n if pooled is not None and all(one == whole for one in pooled) else None
     lows = sorted((i for i in range(n) if alone[i] < alone[high]), key=alone.__getitem__)[:PROBES]
     pooled = aggregation.of([[*units[i], *units[high]] for i in lows])
     if pooled is None:

@@ -91,7 +91,7 @@ def run_task(lm: Any, task: Task, scratch: Path, host: Host | None = None) -> Ou
         tasks=watch.tasks,
         unparsable=watch.unparsable(),
         about=found,
-        warnings=tuple(lm.warnings),
+        warnings=(*lm.warnings, *watch.warnings),
     )
 
 

@@ -23,8 +23,9 @@ from prunebench_lmms_eval.tasks_index import (
 
 __all__ = ["GENERATION", "OUTPUT_TYPES", "check", "revision"]
 
-OUTPUT_TYPES = ("generate_until", "multiple_choice", "loglikelihood")
-"""Kinds of tasks that can be asked; the others want several rounds, tools, or pictures as answers."""
+OUTPUT_TYPES = ("generate_until", "multiple_choice")
+"""Kinds of tasks that can be asked; the others want several rounds, tools, or pictures as answers. lmms-eval 0.7.3
+ships no task of the kind ``loglikelihood``, and what it calls its perplexity takes a loss for a likelihood."""
 
 GENERATION: dict[str, tuple[type, ...]] = {
     "max_new_tokens": (int,),

@@ -68,7 +68,6 @@ class LmmsEvaluator(Evaluator):
         from prunebench_lmms_eval.scoring import score_samples
 
         started = time.perf_counter()
-        until = task.generation.get("until") or ()
         with tempfile.TemporaryDirectory(prefix="prunebench-lmms-") as folder:
             host = Host(Path(folder))
             lm = make_lm(
@@ -76,12 +75,13 @@ class LmmsEvaluator(Evaluator):
                 encoder=self.encoder,
                 batch_size=self.batch_size,
                 progress=progress,
-                until=(until,) if isinstance(until, str) else until,
                 host=host.home,
             )
             outcome = run_task(lm, task, Path(folder), host)
         scored = score_samples(task, outcome)
-        low, high, method = interval(scored.score, scored.scores, scored.clusters, task.scale)
+        low, high, method = interval(
+            scored.score, scored.scores, scored.clusters, task.scale, scored.verdicts, scored.shares
+        )
         warnings = dict.fromkeys((*outcome.warnings, *scored.warnings, *host.complaints()))
         result = TaskResult(
             task=task.id,
@@ -111,13 +111,36 @@ class LmmsEvaluator(Evaluator):
         return as_local(task, result)
 
 
-def interval(score: float, scores: Sequence[float], clusters: Sequence[str], scale: float) -> tuple[float, float, str]:
-    """95 % interval of the mean of `scores`, which are parts of `scale`; no width where `score` is no such mean."""
-    from prunebench.stats import mean_interval
+def interval(
+    score: float,
+    scores: Sequence[float],
+    clusters: Sequence[str],
+    scale: float,
+    verdicts: Sequence[float] = (),
+    shares: Sequence[float] = (),
+) -> tuple[float, float, str]:
+    """95 % interval of the mean of `scores`, which are parts of `scale`; no width where `score` is no such mean.
+
+    Marks that are `verdicts` but for the benchmark's rounding are taken for these. Where questions count differently
+    (`shares`), those of one share are a stratum of a fixed number of questions: only what scatters within strata makes
+    the score uncertain, not how many questions of each a resample happens to hold. Strata of one size are taken as one.
+    """
+    from prunebench.stats import mean_interval, whole_marks
 
     if not scores or abs(sum(scores) / len(scores) - score) > 1e-6 * max(scale, abs(score)):
         return score, score, "none"
-    low, high, method = mean_interval([value / scale for value in scores], clusters=clusters)
+    within = min(scores) >= 0 and score <= scale
+    marks = [value / scale for value in whole_marks(scores, verdicts, scale)]
+    if len(shares) == len(marks):
+        strata: dict[float, list[float]] = {}
+        keys = [round(share, 9) for share in shares]
+        for key, value in zip(keys, marks, strict=True):
+            strata.setdefault(key, []).append(value)
+        means = {key: sum(values) / len(values) for key, values in strata.items()}
+        marks = [round(score / scale + value - means[key], 9) for key, value in zip(keys, marks, strict=True)]
+    low, high, method = mean_interval(marks, clusters=clusters)
+    if within:
+        low, high = max(0.0, low), min(1.0, high)
     # the mean was rounded on its way: it lies in its own interval all the same
     return min(low * scale, score), max(high * scale, score), method
 

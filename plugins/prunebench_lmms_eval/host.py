@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageFile
 
 __all__ = ["QUIET", "Host"]
 
@@ -36,6 +37,7 @@ class Host:
         self.notes: dict[tuple[str, str], int] = {}
         self._home = os.getcwd()
         self._streams = sys.stdout, sys.stderr
+        self._pictures = _pictures()
 
     @contextmanager
     def away(self, environment: Mapping[str, str] | None = None) -> Iterator[None]:
@@ -51,6 +53,7 @@ class Host:
         work.mkdir(parents=True, exist_ok=True)
         self._home, self._streams = os.getcwd(), (sys.stdout, sys.stderr)
         before, draws = dict(os.environ), (random.getstate(), np.random.get_state())
+        pictures, self._pictures = _pictures(), _pictures()
         with open(self.folder / "lmms-eval.log", "a", encoding="utf-8", errors="replace") as log:
             try:
                 for name in ALONE:
@@ -59,10 +62,13 @@ class Host:
                 os.environ.setdefault("HF_HOME", str(Path("~/.cache/huggingface").expanduser()))
                 os.environ.update(environment or {})
                 os.chdir(work)
+                # lmms-eval sets it on its first import only: so it is the same for every task
+                _set_pictures((True, pictures[1]))
                 streams = redirect_stdout(log), redirect_stderr(log)
                 with streams[0], streams[1], self._logger(loguru.logger), torch.random.fork_rng(devices=[]):
                     yield
             finally:
+                _set_pictures(pictures)
                 random.setstate(draws[0])
                 np.random.set_state(draws[1])
                 os.chdir(self._home)
@@ -73,14 +79,16 @@ class Host:
     @contextmanager
     def home(self) -> Iterator[None]:
         """Back in the host's folder and on its streams for a while: relative paths of ours and progress bars."""
-        away = os.getcwd()
+        away, pictures = os.getcwd(), _pictures()
         stdout, stderr = self._streams
         os.chdir(self._home)
+        _set_pictures(self._pictures)
         try:
             with redirect_stdout(stdout), redirect_stderr(stderr):
                 yield
         finally:
             os.chdir(away)
+            _set_pictures(pictures)
 
     @contextmanager
     def _logger(self, logger: Any) -> Iterator[None]:
@@ -121,6 +129,15 @@ class Host:
         if key in self.notes or len(self.notes) < NOTES:
             self.notes[key] = self.notes.get(key, 0) + 1
         print(level, text)  # into the log
+
+
+def _pictures() -> tuple[bool, int | None]:
+    """Whether pillow takes truncated files, and how many pixels it allows: lmms-eval and its tasks change both."""
+    return ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS
+
+
+def _set_pictures(values: tuple[bool, int | None]) -> None:
+    ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = values
 
 
 def _is_theirs(file: str) -> bool:

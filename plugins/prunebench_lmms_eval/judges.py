@@ -8,9 +8,10 @@ like nothing (MathVista scores a third that way). A score must not come out of t
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
+from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -36,13 +37,15 @@ class _Calls:
         self.task = task
         self.failed: dict[str, str] = {}  # what was asked and not yet answered → why
         self.in_a_row = 0
+        self.refused: str | None = None
 
     def begin(self, service: str) -> None:
         if self.task.judge == "none":
-            raise _NoVerdict(
+            self.refused = (
                 f"its code asks {service} about an answer that its rules cannot read, but the suite says "
                 "`judge: none`: take another task, or name the judge"
             )
+            raise _NoVerdict(self.refused)
 
     def end(self, service: str, asked: str, failure: str | None) -> None:
         if failure is None:
@@ -55,6 +58,8 @@ class _Calls:
             raise _NoVerdict(self.complaint())
 
     def complaint(self) -> str:
+        if self.refused is not None:  # what runs in an event loop may have swallowed it
+            return self.refused
         n = len(self.failed)
         return f"its judge gave no verdict on {n} answer{'s' * (n > 1)} ({next(reversed(self.failed.values()))})"
 
@@ -73,7 +78,7 @@ def guarded(task: Task) -> Iterator[None]:
         for owner, name, watched in places:
             setattr(owner, name, watched)
         yield
-        if calls.failed:
+        if calls.failed or calls.refused:
             raise _NoVerdict(calls.complaint())
     except _NoVerdict as error:
         raise EvaluationError(f"task {task.id!r}: {error}") from None
@@ -89,9 +94,10 @@ def _places(calls: _Calls) -> Iterator[tuple[type, str, Callable[..., Any]]]:
 
         yield Session, "request", _watched(calls, Session.request, _posted)
     if importlib.util.find_spec("openai"):
-        from openai.resources.chat.completions import Completions
+        from openai.resources.chat.completions import AsyncCompletions, Completions
 
-        yield Completions, "create", _watched(calls, Completions.create, lambda _, **asked: ("OpenAI", repr(asked)))
+        for client in (Completions, AsyncCompletions):  # those for Azure use them, too
+            yield client, "create", _watched(calls, client.create, lambda _, **asked: ("OpenAI", repr(asked)))
 
 
 def _posted(_: Any, method: str, url: Any, *args: Any, **asked: Any) -> tuple[str, str] | None:
@@ -120,8 +126,19 @@ def _watched(
         except Exception as error:
             calls.end(service, asked, first_line(error)[:120])
             raise
+        return awaited(answer, service, asked) if isawaitable(answer) else ended(answer, service, asked)
+
+    def ended(answer: Any, service: str, asked: str) -> Any:
         status = getattr(answer, "status_code", 200)
         calls.end(service, asked, None if status < 400 else f"HTTP status {status}")
         return answer
+
+    async def awaited(answer: Awaitable[Any], service: str, asked: str) -> Any:
+        try:
+            found = await answer
+        except Exception as error:
+            calls.end(service, asked, first_line(error)[:120])
+            raise
+        return ended(found, service, asked)
 
     return watched

@@ -42,9 +42,9 @@ def continuation_loss(
         ids = ids[:-1]
     if not ids:
         raise EvaluationError(f"question {sample.id!r}: the option {continuation!r} has no tokens")
-    inputs = encoder.encode(loaded, [sample])
-    tokens = torch.tensor([ids], device=inputs.embeds.device)
     with torch.inference_mode():
+        inputs = encoder.encode(loaded, [sample])
+        tokens = torch.tensor([ids], device=inputs.embeds.device)
         longer = adapter.append_tokens(loaded, inputs, tokens, torch.ones_like(tokens))
         logits = adapter.forward(loaded, longer, logits_to_keep=len(ids) + 1)
         logits = logits[0, -len(ids) - 1 : -1].float()

@@ -7,22 +7,20 @@ import random
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from prunebench.errors import EvaluationError
+from prunebench_lmms_eval.check import OUTPUT_TYPES
 from prunebench_lmms_eval.model import seeded
+from prunebench_lmms_eval.tasks_index import read_config
 
 if TYPE_CHECKING:
     from prunebench.suites import Task
 
 __all__ = ["Watch", "fresh_folders", "make_manager"]
-
-ASKED = ("generate_until", "multiple_choice")
-"""Kinds of tasks that can be asked. The others want several rounds, or pictures as answers; lmms-eval 0.7.3 ships no
-task of the kind ``loglikelihood``, and what it calls its perplexity takes a loss for a likelihood."""
 
 
 class Watch:
@@ -35,16 +33,21 @@ class Watch:
         self._passes: dict[str, int] = {}
         self._at: dict[str, int] = {}
         self._drew: dict[tuple[str, int, str], bool] = {}
+        self.warnings: dict[str, None] = {}
 
     def put_on(self, name: str, task: Any) -> None:
         """Watch one task object."""
+        from lmms_eval.utils import create_iterator
+
         self.tasks[name] = task
         self.filters[name] = [one.name for one in getattr(task, "_filters", [])] or ["none"]
-        score, iterate = task.process_results, task.doc_iterator
+        score, combine = task.process_results, task.aggregation
 
         def doc_iterator(**settings: Any) -> Iterator[tuple[int, Any]]:
             self._passes[name] = self._passes.get(name, -1) + 1
-            for doc_id, doc in iterate(**settings):
+            # without media, as lmms-eval's command line scores: else every picture would be read again, and lists of
+            # pictures would stay in the logged documents
+            for doc_id, doc in create_iterator(enumerate(task.eval_docs_no_media), **settings):
                 self._at[name] = doc_id
                 yield doc_id, doc
 
@@ -56,7 +59,26 @@ class Watch:
             self._drew[key] = self._drew.get(key, False) or draw.consumed
             return found
 
-        task.doc_iterator, task.process_results = doc_iterator, process_results
+        def aggregation() -> dict[str, Any]:
+            return {metric: self._watched(metric, function) for metric, function in combine().items()}
+
+        task.doc_iterator, task.process_results, task.aggregation = doc_iterator, process_results, aggregation
+
+    def _watched(self, metric: str, function: Any) -> Any:
+        """An aggregation that says so where it draws: those draws belong to no question."""
+        if not callable(function):
+            return function
+
+        @wraps(function)
+        def aggregate(*args: Any, **settings: Any) -> Any:
+            with seeded(metric, 0) as draw:
+                found = function(*args, **settings)
+            if draw.consumed:
+                self.warnings[f"{metric} draws among options where it cannot read an answer; who answers differently "
+                              "meets other draws"] = None  # fmt: skip
+            return found
+
+        return aggregate
 
     def _filter(self, task: str) -> str:
         there = self.filters.get(task, ["none"])
@@ -109,7 +131,7 @@ def _class() -> type:
 
         def _prepare(self, name: str, leaf: Any) -> None:
             kind = getattr(leaf, "OUTPUT_TYPE", None)
-            if kind not in ASKED:
+            if kind not in OUTPUT_TYPES:
                 raise EvaluationError(
                     f"task {self.suite_task.id!r}: PruneBench asks one question at a time, for words or one of several "
                     f"options; {name!r} is of the kind {kind!r}: leave it out"
@@ -122,6 +144,9 @@ def _class() -> type:
             if kind != "generate_until":
                 # the chat form of a task builds requests for generation only
                 leaf.construct_requests = MethodType(ConfigurableTask.construct_requests, leaf)
+            path = self.task_index.get(name, {}).get("yaml_path")
+            if kind == "generate_until" and isinstance(path, str):
+                _only_its_own_ends(leaf, read_config(Path(path)))
             if (leaf.config.num_fewshot or 0) > 0:
                 _steady_examples(leaf)
             self.watch.put_on(name, leaf)
@@ -140,6 +165,19 @@ def fresh_folders() -> Iterator[None]:
         yield
     finally:
         forget()
+
+
+def _only_its_own_ends(task: Any, said: dict[str, Any]) -> None:
+    """Drop the end of answers that nobody asked for.
+
+    lmms-eval ends the answers of every task without an ``until`` at the first empty line (its separator of examples in
+    the prompt). An answer may begin with one: its own adapters for Qwen and Gemma do not stop there either, and that
+    for LLaVA stops nowhere. What a task, or a suite, says itself holds.
+    """
+    settings = task.config.generation_kwargs
+    by_model = getattr(task, "model_specific_generation_kwargs", None) or {}
+    if settings is not None and "until" not in (said.get("generation_kwargs") or {}) and "until" not in by_model:
+        settings["until"] = []
 
 
 def _steady_examples(task: Any) -> None:

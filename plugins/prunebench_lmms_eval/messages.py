@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from prunebench.calibration.samples import Sample, joined
-from prunebench.errors import EvaluationError, MediaError, first_line
+from prunebench.errors import EvaluationError, MediaError, PruneBenchError, first_line, typed_line
 from prunebench.media import AudioFile, ImageFile, VideoFile, evenly
 from prunebench.media.images import load_image, to_rgb
 from prunebench_lmms_eval.sounds import read_bytes
@@ -72,8 +72,11 @@ class _Question:
         value = part.get("url", part.get(kind))
         try:
             self.add_media(kind, value)
-        except (MediaError, OSError, ValueError, TypeError) as error:
-            raise EvaluationError(f"question {self.id!r}: its {kind} cannot be read: {first_line(error)}") from error
+        except Exception as error:  # readers raise whatever they like: SyntaxError of a broken PNG, struct.error, ...
+            if isinstance(error, PruneBenchError) and not isinstance(error, MediaError):
+                raise
+            said = first_line if isinstance(error, MediaError | OSError | ValueError | TypeError) else typed_line
+            raise EvaluationError(f"question {self.id!r}: its {kind} cannot be read: {said(error)}") from error
 
     def add_media(self, kind: str, value: Any) -> None:
         if isinstance(value, str | Path) and str(value).startswith(REMOTE):

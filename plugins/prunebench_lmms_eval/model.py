@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -31,10 +31,6 @@ __all__ = ["MAX_NEW_TOKENS", "cut_at", "make_lm", "seed_for", "seeded"]
 MAX_NEW_TOKENS = 1024
 """Where a task says nothing: what most of lmms-eval's own adapters take."""
 
-PARAGRAPH = "\n\n"
-"""lmms-eval gives every task without an ``until`` this one (its separator of few-shot examples). An answer may begin
-with an empty line: like lmms-eval's own Qwen and Gemma adapters we do not stop there unless the suite asks for it."""
-
 
 class _Request(NamedTuple):
     """One question as lmms-eval puts it."""
@@ -56,7 +52,6 @@ def make_lm(
     encoder: EncoderCache | None = None,
     batch_size: int = 1,
     progress: Progress | None = None,
-    until: Sequence[str] = (),
     host: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Any:
     """The model as an ``lmms_eval.api.model.lmms``; imports lmms-eval.
@@ -68,13 +63,12 @@ def make_lm(
         encoder: keeps what towers and projectors gave.
         batch_size: questions at a time; 1 is used where the adapter says that batches change answers.
         progress: told how many questions are answered, after each batch.
-        until: texts that end an answer whatever the task says.
         host: everything of ours (encoding, generating, progress) runs inside it; tasks' code runs outside.
     """
     lm = _class()()
     lm.loaded, lm.encoder, lm.progress = loaded, encoder or EncoderCache(), progress
     lm.batch_size = batch_size if loaded.adapter.batching else 1
-    lm.until, lm.host, lm.warnings, lm.asked, lm.failure = tuple(until), host, {}, {}, None
+    lm.host, lm.warnings, lm.asked, lm.failure = host, {}, {}, None
     return lm
 
 
@@ -153,7 +147,7 @@ def _class() -> type:
                 for row, text, tokens in zip(rows, texts, counts, strict=True):
                     if not isinstance(text, str):
                         raise EvaluationError(f"question {requests[row].name!r}: the answer is no text: {text!r}")
-                    text = cut_at(text, self._ends(requests[row]))
+                    text = cut_at(text, _ends(requests[row].generation))
                     found[row] = GenerationResult(text, TokenCounts(input_tokens=int(tokens)))
             return found
 
@@ -193,14 +187,9 @@ def _class() -> type:
 
         def _limit(self, request: _Request) -> int:
             asked = request.generation
-            if (asked.get("do_sample") and (asked.get("temperature") or 0) > 0) or (asked.get("num_beams") or 1) > 1:
+            if _samples(asked) or (asked.get("num_beams") or 1) > 1:
                 self.warnings["the task asks for sampling or beams: decoded greedily all the same"] = None
             return int(asked.get("max_new_tokens") or asked.get("max_gen_toks") or MAX_NEW_TOKENS)
-
-        def _ends(self, request: _Request) -> list[str]:
-            said = request.generation.get("until") or []
-            said = [said] if isinstance(said, str) else list(said)
-            return [*(text for text in said if text != PARAGRAPH), *self.until]
 
         def _report(self, done: int, total: int) -> None:
             if self.progress is not None:
@@ -227,6 +216,17 @@ def _kind(visual: Any) -> str:
     if isinstance(visual, dict):
         return "audio"
     return "video" if isinstance(visual, str | list) else "image"
+
+
+def _samples(asked: Mapping[str, Any]) -> bool:
+    """Whether lmms-eval's own adapters would draw the answer; most look at the temperature alone."""
+    heat = asked.get("temperature")
+    return bool(asked.get("do_sample")) if heat is None else heat > 0 and asked.get("do_sample") is not False
+
+
+def _ends(asked: Mapping[str, Any]) -> Sequence[str]:
+    said = asked.get("until") or ()
+    return (said,) if isinstance(said, str) else said
 
 
 def cut_at(text: str, ends: Sequence[str]) -> str:

@@ -1,5 +1,8 @@
 """Every task runs through a YAML of ours that includes the shipped one: own data, own generation limits, own name.
 
+Most shipped tasks say ``token: true``, which fails without a login even where the data are public; without it, a login
+that is there is used all the same, so we leave it out.
+
 `simple_evaluate(tasks=[{...}])` would lose the chat form of a task, so the change has to be a file. Our file includes
 the shipped YAML by absolute path (its `!function` entries then resolve beside it) and lies in a folder that is the
 whole include path, so lmms-eval need not index its other 1985 names.
@@ -114,10 +117,18 @@ def overridden(task: Task, member: Entry, data: Mapping[str, str]) -> dict[str, 
     splits = {key: Path(path) for key, path in data.items() if key != "media"}
     if splits:
         values |= _data_override(member, splits)
-    elif "media" in data:
-        said = member.config.get("dataset_kwargs") or {}
-        values["dataset_kwargs"] = {key: value for key, value in said.items() if key not in _DOWNLOADS}
+        return values
+    said = member.config.get("dataset_kwargs") or {}
+    dropped = _DOWNLOADS if "media" in data else frozenset()
+    if said.get("token") is True and not _is_on("HF_HUB_DISABLE_IMPLICIT_TOKEN"):
+        dropped |= {"token"}
+    if any(key in said for key in dropped):
+        values["dataset_kwargs"] = {key: value for key, value in said.items() if key not in dropped}
     return values
+
+
+def _is_on(name: str) -> bool:
+    return os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE")
 
 
 def _data_override(member: Entry, splits: Mapping[str, Path]) -> dict[str, Any]:

@@ -5,12 +5,20 @@ from __future__ import annotations
 import numbers
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from prunebench_lmms_eval.aggregation import Aggregation, first_order
 from prunebench_lmms_eval.rules import AUTOMATIC_KEYS, Rules
 
-__all__ = ["Unit", "answer_of", "field_of", "number", "readings", "units_of"]
+__all__ = ["Reading", "Unit", "answer_of", "field_of", "number", "readings", "units_of"]
+
+
+class Reading(NamedTuple):
+    """One value per unit; `holds` says, after some work, whether the metric is made of them."""
+
+    values: list[float]
+    holds: Callable[[], bool] = lambda: True
+
 
 PATIENCE = 60.0
 """Seconds for a task's own aggregation where nobody asked for it."""
@@ -89,18 +97,25 @@ def units_of(rules: Rules, metric: str, samples: Sequence[Sample]) -> list[Unit]
 
 
 def readings(
-    rules: Rules, metric: str, units: Sequence[Unit], function: Callable[..., Any] | None, whole: float
-) -> Iterator[list[float]]:
-    """Ways to read one value per unit; the first that fits the reported score is the right one.
+    rules: Rules,
+    metric: str,
+    units: Sequence[Unit],
+    function: Callable[..., Any] | None,
+    whole: float,
+    scale: float = 1.0,
+) -> Iterator[Reading]:
+    """Ways to read one value per unit; the first that fits the reported score, and holds, is the right one.
 
     With rules, the one way that they name. Without: the metric's value where it is a number or true/false; else the
     first of `AUTOMATIC_KEYS` in it, and the next, and so on; else the task's own aggregation of one question alone,
     where that takes nothing but values (those that take `args` write files or ask services). An aggregation that is a
-    ratio of sums is read by `aggregation.first_order`.
+    ratio of sums is read by `aggregation.first_order`. Where nothing was said, an average that is the reported score
+    by chance is no reading: the task's own aggregation has to give the averages of two halves of the questions, too.
 
     Args:
         function: the task's own aggregation, if it is known.
         whole: the reported score.
+        scale: full marks.
 
     Raises:
         KeyError: a field that the rules name is missing.
@@ -113,38 +128,83 @@ def readings(
         alone = None if aggregation is None else aggregation.of(values)
         if aggregation is None or alone is None:
             raise ValueError("the task's own aggregation gives no number for one question alone")
-        yield alone
-        yield from _parts(rules, aggregation, values, alone, whole)
+        yield Reading(alone)
+        yield from _parts(rules, aggregation, units, values, alone, whole)
     elif rules.equal:
         left, right = rules.equal
-        yield [
-            min(float(_same(field_of(row, metric, left), field_of(row, metric, right))) for row in unit.rows)
-            for unit in units
-        ]
+        yield Reading(
+            [
+                min(float(_same(field_of(row, metric, left), field_of(row, metric, right))) for row in unit.rows)
+                for unit in units
+            ]
+        )
     elif rules.keys:
-        yield [min(_keyed(row, metric, rules.keys) for row in unit.rows) for unit in units]
+        yield Reading([min(_keyed(row, metric, rules.keys) for row in unit.rows) for unit in units])
     else:
-        plain = _plain(units, lambda row: row[metric])
-        if plain is not None:
-            yield plain
-        for key in AUTOMATIC_KEYS:
-            values = _plain(units, lambda row, key=key: row[metric][key] if isinstance(row[metric], Mapping) else None)
-            if values is not None:
-                yield values
-        if aggregation is not None and not aggregation.takes_args:
-            raw = [[row[metric] for row in unit.rows] for unit in units]
-            alone = aggregation.of(raw)
-            if alone is not None:
-                yield alone
-                yield from _parts(rules, aggregation, raw, alone, whole)
+        yield from _guesses(rules, metric, units, aggregation, whole, scale)
+
+
+def _guesses(
+    rules: Rules, metric: str, units: Sequence[Unit], aggregation: Aggregation | None, whole: float, scale: float
+) -> Iterator[Reading]:
+    """What the suite says nothing about."""
+    raw = [[row[metric] for row in unit.rows] for unit in units]
+    asked = None if aggregation is None or aggregation.takes_args else aggregation
+
+    def guess(values: list[float]) -> Reading:
+        if rules.strata or asked is None:
+            return Reading(values)
+        return Reading(values, lambda: _averages(asked, raw, values, whole, scale))
+
+    plain = _plain(units, lambda row: row[metric])
+    if plain is not None:
+        yield guess(plain)
+    for key in AUTOMATIC_KEYS:
+        values = _plain(units, lambda row, key=key: row[metric][key] if isinstance(row[metric], Mapping) else None)
+        if values is not None:
+            yield guess(values)
+    alone = None if asked is None else asked.of(raw)
+    if asked is not None and alone is not None:
+        yield guess(alone)
+        yield from _parts(rules, asked, units, raw, alone, whole)
+
+
+def _averages(
+    aggregation: Aggregation, raw: list[list[Any]], values: Sequence[float], whole: float, scale: float
+) -> bool:
+    """Whether `aggregation` is the average of `values`, but for one factor, in both halves of the questions as well.
+
+    True where that cannot be seen: nothing but zeros, or an aggregation that refuses half of the questions.
+    """
+    mean = sum(values) / len(values)
+    if mean == 0 or len(values) < 2:
+        return True
+    for half in (slice(0, None, 2), slice(1, None, 2)):
+        found = aggregation.of([[one for unit in raw[half] for one in unit]])
+        if found is None:
+            return True
+        expected = whole / mean * sum(values[half]) / len(values[half])
+        if abs(found[0] - expected) > 1e-3 * scale:  # benchmarks round to 5e-5 of full marks
+            return False
+    return True
 
 
 def _parts(
-    rules: Rules, aggregation: Aggregation, values: list[list[Any]], alone: list[float], whole: float
-) -> Iterator[list[float]]:
+    rules: Rules,
+    aggregation: Aggregation,
+    units: Sequence[Unit],
+    values: list[list[Any]],
+    alone: list[float],
+    whole: float,
+) -> Iterator[Reading]:
     parts = None if rules.strata else first_order(aggregation, values, alone, whole)
-    if parts is not None:
-        yield parts
+    if parts is None:
+        return
+    for unit, part, own in zip(units, parts, alone, strict=True):
+        left_out = abs(part - whole) <= 1e-9 * max(1.0, abs(whole)) < abs(own - whole)
+        if left_out and not any(map(str.strip, unit.answers)):
+            return  # who says nothing must not get the score of those who do
+    yield Reading(parts)
 
 
 def _same(left: Any, right: Any) -> bool:

@@ -36,6 +36,7 @@ class Scored:
     """One task's score and its questions; the lists are empty or have one value per question (`ids`).
 
     `scores` are contributions whose mean is `score`, `verdicts` are 1 right / 0 wrong where `scores` are not just that.
+    `shares` say how often each question counts, 1 on average, where strata or members of a group count by themselves.
     """
 
     score: float
@@ -48,6 +49,7 @@ class Scored:
     unparsable: int = 0
     kinds: dict[str, tuple[int, float]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    shares: tuple[float, ...] = ()
 
     @property
     def n(self) -> int:
@@ -60,7 +62,7 @@ class _Part:
     """One task's questions before they are joined to a group's.
 
     `values` are what the benchmark's code gave (as `kinds` shows them), `scores` have the task's score as mean, `right`
-    are 0/1; None where there is no such thing.
+    are 0/1; None where there is no such thing. `lost` says why there are no scores.
     """
 
     name: str
@@ -69,6 +71,8 @@ class _Part:
     values: list[float] | None = None
     scores: list[float] | None = None
     right: list[float] | None = None
+    lost: str = ""
+    shares: list[float] | None = None
 
 
 def score_samples(task: Task, outcome: Outcome) -> Scored:
@@ -78,15 +82,14 @@ def score_samples(task: Task, outcome: Outcome) -> Scored:
         EvaluationError: the metric is not among what the task reports, or it is no number; says which and why.
     """
     rules = read_rules(task)
-    warnings: list[str] = []
     if outcome.name in outcome.samples:
-        part = _one(task, rules, outcome, outcome.name, warnings)
-        return _scored(task, rules, outcome, part.score, [part], [1.0], warnings)
+        part = _one(task, rules, outcome, outcome.name)
+        return _scored(task, rules, outcome, part.score, [part], [1.0], _losses(task, [part]))
     results = outcome.results
     score = reported(task, {**results.get(outcome.name, {}), **outcome.groups.get(outcome.name, {})})
     key = f"{task.metric},{task.filter}"
     names = [name for name in outcome.samples if key in results.get(name, {})]
-    parts = [_one(task, rules, outcome, name, warnings) for name in names]
+    parts = [_one(task, rules, outcome, name) for name in names]
     questions = sum(len(part.units) for part in parts)
     sizes = [float(results[name].get("samples") or len(part.units)) for name, part in zip(names, parts, strict=True)]
     if not _by_size(task):
@@ -95,7 +98,21 @@ def score_samples(task: Task, outcome: Outcome) -> Scored:
         size / sum(sizes) * questions / len(part.units) if part.units else 0.0
         for size, part in zip(sizes, parts, strict=True)
     ]
-    return _scored(task, rules, outcome, score, parts, weights, warnings)
+    return _scored(task, rules, outcome, score, parts, weights, _losses(task, parts))
+
+
+def _losses(task: Task, parts: Sequence[_Part]) -> list[str]:
+    """Whose questions have no scores, and why: one line for each reason, however many members a group has."""
+    by_reason: dict[str, list[_Part]] = {}
+    for part in parts:
+        if part.lost:
+            by_reason.setdefault(part.lost, []).append(part)
+    found = []
+    for reason, those in by_reason.items():
+        names = _plain_name(those[0].name) + (f" and {len(those) - 1} more of {len(parts)}" if len(those) > 1 else "")
+        score = f" = {those[0].score:.6g}" if len(those) == 1 else ""
+        found.append(f"{names}: the scores of single questions {reason}, {task.metric}{score}: no paired statistics")
+    return found
 
 
 def _by_size(task: Task) -> bool:
@@ -106,7 +123,7 @@ def _by_size(task: Task) -> bool:
     return any(one["weight_by_size"] for one in aggregated_metrics(find(task.source)) if one["metric"] in task.metric)
 
 
-def _one(task: Task, rules: Rules, outcome: Outcome, name: str, warnings: list[str]) -> _Part:
+def _one(task: Task, rules: Rules, outcome: Outcome, name: str) -> _Part:
     """One task, or one member of a group."""
     score = reported(task, outcome.results.get(name, {}), rules)
     part = _Part(name, score, [])
@@ -116,28 +133,38 @@ def _one(task: Task, rules: Rules, outcome: Outcome, name: str, warnings: list[s
         part = _Part(name, score, units)
         if units:
             shares = strata_weights(_strata(rules, task.metric, units), rules.sums)
-            for values in readings(rules, task.metric, units, _aggregation(outcome, name, task.metric), score):
-                read = _read(task, rules, part, values, shares)
-                if read.scores is not None:
+            function = _aggregation(outcome, name, task.metric)
+            for reading in readings(rules, task.metric, units, function, score, task.scale):
+                read = _read(task, rules, part, reading.values, shares)
+                if read.scores is not None and reading.holds():
                     return read if read.right is not None else replace(read, right=part.right)
-                part = part if part.right is not None else read
+                part = replace(part, right=read.right) if part.right is None else part
+            if _is_of_answered(task, part):
+                why = "do not average to it: answers that are empty are left out of it"
     except KeyError as error:
         why = f"cannot be read ({error.args[0]})"
     except ValueError as error:
         why = f"cannot be read ({error})"
     if math.isnan(part.score):
         raise EvaluationError(f"task {task.id!r}: {task.metric!r} is None, and its questions do not all score 0")
-    warnings.append(
-        f"{_plain_name(name)}: the scores of single questions {why}, {task.metric} = {part.score:.6g}: "
-        "no paired statistics"
-    )
-    return part
+    return replace(part, lost=why)
+
+
+def _is_of_answered(task: Task, part: _Part) -> bool:
+    """Whether the reported score is the mean over the questions that have an answer: silence then costs nothing."""
+    if part.right is None:
+        return False
+    answered = [right for right, unit in zip(part.right, part.units, strict=True) if any(map(str.strip, unit.answers))]
+    if not 0 < len(answered) < len(part.units):
+        return False
+    return fits(task.scale * sum(answered) / len(answered), part.score, task.scale)
 
 
 def _read(task: Task, rules: Rules, part: _Part, values: list[float], shares: list[float]) -> _Part:
     """`part` with the values of one reading; without `scores` where they are not what the reported score is made of."""
     full = rules.full or _full_marks(values, task.scale)
-    right = None if full is None else [float(value >= full * (1 - 1e-9)) for value in values]
+    better = task.higher_is_better  # else full marks are of an error
+    right = None if full is None else [float((value >= full * (1 - 1e-9)) == better) for value in values]
     contributions = [value * share for value, share in zip(values, shares, strict=True)]
     mean = sum(contributions) / len(contributions)
     score = part.score
@@ -146,7 +173,8 @@ def _read(task: Task, rules: Rules, part: _Part, values: list[float], shares: li
     for factor in dict.fromkeys((1.0, task.scale, 100.0, 0.01)):
         if fits(mean * factor, score, task.scale):
             scores = [one * factor for one in contributions]
-            return _Part(part.name, score, part.units, [value * factor for value in values], scores, right)
+            read = _Part(part.name, score, part.units, [value * factor for value in values], scores, right)
+            return replace(read, shares=shares)
     return _Part(part.name, score, part.units, None, None, right)
 
 
@@ -199,6 +227,8 @@ def _scored(
         scores = []
     scores = _stretched(scores, score)
     right = right if len(right) == len(units) else []
+    shares = [one * weight for part, weight in zip(parts, weights, strict=True) for one in part.shares or ()]
+    shares = shares if scores and len(shares) == len(units) and max(shares) - min(shares) > 1e-9 else []
     if scores and right:
         distances = [abs(one - verdict * task.scale) for one, verdict in zip(scores, right, strict=True)]
         right = [] if max(distances) <= 1e-9 * task.scale else right
@@ -209,6 +239,7 @@ def _scored(
         scores=tuple(scores),
         clusters=_clusters(task, units, warnings),
         verdicts=tuple(right),
+        shares=tuple(shares),
         answers=tuple(" | ".join(unit.answers) for unit in units),
         empty=empty,
         unparsable=unparsable,

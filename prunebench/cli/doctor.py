@@ -32,7 +32,9 @@ EXTRAS = {
 
 
 @click.command("doctor")
-@click.option("--suite", metavar="NAME", help="Look at the tasks of this suite: what they lack, what they cost.")
+@click.option(
+    "--suite", metavar="NAME|FILE.yaml", help="Look at the tasks of this suite: what they lack, what they cost."
+)
 @click.option("--model", "-m", metavar="NAME", help="With --suite: the model that will run it.")
 @click.option("--model-path", metavar="DIR", help="With --suite: folder with the weights.")
 @click.option(
@@ -48,7 +50,8 @@ def doctor(context: click.Context, as_json: bool, suite: str | None, **options: 
     """Look at this installation and say what to do about what is missing.
 
     With --suite, look at each of its tasks before a long run: packages, keys, data, disk, and the time it will take
-    by the speed that was last measured. Nothing is downloaded. The exit code is 1 where a task cannot run.
+    by the speed that was last measured. Nothing is downloaded. The exit code is 1 where a task that a
+    run would ask cannot run.
 
     \b
     prunebench doctor

@@ -42,7 +42,7 @@ def as_text(found: Readiness) -> str:
     lines = []
     for outlook in found.tasks:
         task = outlook.task
-        state = "ready" if outlook.ready else "CANNOT RUN"
+        state = f"LEFT OUT, {outlook.left_out}" if outlook.left_out else "ready" if outlook.ready else "CANNOT RUN"
         lines.append(f"{task.id}: {state} ({task.evaluator}, {task.modality})")
         for need in outlook.needs:
             lines.append(f"  {need.status:8} {need.what}: {need.detail}")
@@ -63,9 +63,9 @@ def _cost(outlook: Outlook) -> str:
 def _total(found: Readiness) -> list[str]:
     plural = "s" if found.models > 1 else ""
     asked = f"{found.questions:,} questions × {found.models} model{plural} = {found.questions * found.models:,}"
-    if unknown := [outlook.task.id for outlook in found.tasks if outlook.questions is None]:
+    if unknown := [outlook.task.id for outlook in found.asked if outlook.questions is None]:
         asked += f", and those of {', '.join(unknown)}"
-    lines = [f"suite {found.suite.name}: {len(found.tasks)} task{'' if len(found.tasks) == 1 else 's'}, {asked}"]
+    lines = [f"suite {found.suite.name}: {len(found.asked)} task{'' if len(found.asked) == 1 else 's'}, {asked}"]
     if found.seconds is None:
         there = f" (those of {', '.join(found.elsewhere)} are)" if found.elsewhere else ""
         of = f" of {found.model}" if found.model else ""
@@ -76,11 +76,28 @@ def _total(found: Readiness) -> list[str]:
         rest = f", without {', '.join(found.untimed)}" if found.untimed else ""
         one = f" ({words(found.seconds)} for each model)" if found.models > 1 else ""
         lines.append(f"time: about {words(found.seconds * found.models)}{one} for answers alone{rest}")
+    lines += _detectable(found)
     if found.disk_gb is not None:
         lines.append(f"data: {found.disk_gb:g} GB, of the tasks that say so")
-    if bad := [outlook.task.id for outlook in found.tasks if not outlook.ready]:
+    if out := [outlook.task.id for outlook in found.tasks if outlook.left_out]:
+        lines.append(f"left out of a run: {', '.join(out)}{'' if found.asked else ', so that nothing remains'}")
+    if bad := [outlook.task.id for outlook in found.asked if not outlook.ready]:
         lines.append(f"cannot run here: {', '.join(bad)}")
     return lines
+
+
+def _detectable(found: Readiness) -> list[str]:
+    """How small a difference between two models the suite can show, of its largest and of its smallest task."""
+    from prunebench.readiness import DISAGREEMENT
+
+    known = sorted((o.detectable, o.task.id) for o in found.asked if o.detectable is not None)
+    if not known:
+        return []
+    ends = [f"{100 * value:.1f} points in {task}" for value, task in dict.fromkeys([known[0], known[-1]])]
+    return [
+        f"can tell two models apart from {' to '.join(ends)} (at best: 80 % power, where they disagree on "
+        f"{100 * DISAGREEMENT:.0f} % of the questions and no questions share an image)"
+    ]
 
 
 def as_data(found: Readiness) -> dict[str, Any]:
@@ -99,11 +116,13 @@ def as_data(found: Readiness) -> dict[str, Any]:
                 "task": outlook.task.id,
                 "evaluator": outlook.task.evaluator,
                 "modality": outlook.task.modality,
-                "ready": outlook.ready,
+                "ready": outlook.ready and not outlook.left_out,
+                "left_out": outlook.left_out or None,
                 "needs": [need._asdict() for need in outlook.needs],
                 "questions": outlook.questions,
                 "seconds": outlook.seconds,
                 "seconds_per_question": outlook.speed.seconds if outlook.speed else None,
+                "detectable": outlook.detectable,
                 "measured": outlook.speed.source if outlook.speed else None,
             }
             for outlook in found.tasks

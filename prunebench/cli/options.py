@@ -29,7 +29,9 @@ _OPTIONS = [
     click.option(
         "-P", "--param", "params", multiple=True, metavar="NAME=VALUE", help="Strategy parameter: k=25, topo.k=25."
     ),
-    click.option("--suite", metavar="NAME", help="What to evaluate on; the model's own suite by default."),
+    click.option(
+        "--suite", metavar="NAME|FILE.yaml", help="What to evaluate on: a suite's name or a file of your own."
+    ),
     click.option("--task", "tasks", multiple=True, metavar="ID", help="Only this task of the suite; may be repeated."),
     click.option(
         "--data",

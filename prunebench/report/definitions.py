@@ -22,15 +22,16 @@ DEFINITIONS = f"""## How to read these tables
 - **Band**: a strategy run with several seeds: mean (lowest to highest) over seeds, placed by its mean, without a rank.
 - {MISSING} means not measured or not defined; it is never a zero and never enters a mean. A column that no record
   fills is left out. A row that failed or lacks tasks or questions has no relative score and no rank.
-- **Differences** are paired by question (bootstrap within tasks, dense scores and chance taken as fixed), in points of
-  the score that ranks, each with an interval of its own. Questions that share an image or a video are resampled, and
-  tested, together.
+- **Differences** are paired by question (mean ± Student's t × the standard error of a bootstrap within tasks, dense
+  scores and chance taken as fixed), in points of the score that ranks, each with an interval of its own. Questions of a
+  task that share an image or a video are resampled, and tested, together; tasks count as independent of each other.
 - **p (Holm)**: paired permutation test of the difference to the best row (exact McNemar where one task has 0/1 scores,
-  else at most 9,999 random flips), adjusted by Holm's method for the number of rows; that the best row was seen to be
-  best on the same questions is not allowed for. *Told apart* is at most 0.05. **Tie group** `a` is the best row and
-  what is not told apart from it; `b` is the best of the rest and what, of that rest, is not told apart from it; and so
-  on. **p against** random plans: (1 + draws at least as high) / (1 + draws), not adjusted. **Detected** differences are
-  found with 80 % power by one two-sided test at 5 %; the median over rows.
+  else at most 9,999 random flips, so that none is below the number of rows / 10,000), adjusted by Holm's method for the
+  number of rows; that the best row was seen to be best on the same questions is not allowed for. A row is *told apart*
+  from another at an adjusted p of at most 0.05. **Tie group** `a` is the best row and what is not told apart from it;
+  `b` is the best of the rest and what, of that rest, is not told apart from it; and so on. **p against** random plans:
+  (1 + draws at least as high) / (1 + draws), not adjusted. **Detected** differences are found with 80 % power by one
+  two-sided test at 5 %; the median over rows.
 - **Ratios** (×): for times dense / pruned, both timed in turn in one process, so that above 1 is faster; for memory
   pruned / dense, so that below 1 is smaller. Times are medians.
 - **Search s**: seconds of calibration, shared by all strategies of a run, + seconds of scoring and selecting layers.

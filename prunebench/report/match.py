@@ -146,9 +146,10 @@ def _about(quantity: Quantity) -> str:
         "Methods of all kinds, each with the best of its plans that takes no more than a level of what the dense model "
         f"takes: {TAKEN[quantity]}. A cell is the score that ranks, and in brackets what that plan takes of "
         f"the dense model; nothing is interpolated, and {MISSING} is a method without a plan that small. The number is "
-        f"the rank over all kinds, the best in bold; {TIE} is not told apart from the best by the paired 95 % interval "
-        "(bootstrap over questions). A strategy run with several seeds shows mean and range, without a rank, and the "
-        "largest of its draws in brackets. A plan counts at every level that it fits."
+        f"the rank over all kinds, the best in bold; {TIE} is not told apart from the best (paired "
+        "permutation test, p above 0.05 after Holm's adjustment for the level's rows). A strategy run with several "
+        "seeds shows mean and range, without a rank, and the largest of its draws in brackets. A plan counts at every "
+        "level that it fits."
     )
 
 

@@ -20,8 +20,8 @@ ABOUT = (
     "alone would give methods that are all alike, by resampling the same questions for all of them. *Without noise*: "
     "sqrt(sd² − noise²), with its 95 % interval over questions, for these methods as they are. *Error of one score*: "
     "its standard error by the number of questions (binomial where answers are right or wrong). *Told apart*: share of "
-    "the pairs of methods whose paired 95 % interval excludes 0. *SD of all rows*: over all that have a rank, also "
-    "variants and rules that look at nothing."
+    "the pairs of methods whose paired 95 % interval excludes 0, not adjusted for their number. *SD of all rows*: over "
+    "all that have a rank, also variants and rules that look at nothing."
 )
 
 CLAIM = (

@@ -6,7 +6,7 @@ from functools import cached_property
 
 from prunebench.adapter import LoadedModel
 from prunebench.errors import MissingExtra, PruneBenchError, typed_line
-from prunebench.evaluator import Evaluator, TaskResult
+from prunebench.evaluator import Evaluator, Need, TaskResult
 from prunebench.suites import Task
 from prunebench.testing.report import Checklist, Failed, Skipped
 from prunebench.testing.state import ModelState
@@ -15,6 +15,7 @@ __all__ = ["ON_EVALUATOR", "EvaluatorCase"]
 
 ON_EVALUATOR = Checklist()
 QUESTIONS = 2
+STATUSES = ("ok", "missing", "warning")
 
 
 class EvaluatorCase:
@@ -56,6 +57,7 @@ class EvaluatorCase:
         task, loaded = self.setting
         try:
             evaluator = self.cls()
+            evaluator.check(task)
         except MissingExtra as error:
             raise Skipped(str(error)) from error
         result = evaluator.evaluate(loaded, task)
@@ -77,17 +79,41 @@ def docstring(case: EvaluatorCase) -> None:
 
 @ON_EVALUATOR
 def result(case: EvaluatorCase) -> None:
-    """The result is of the task, with an id, a score and an answer for each question."""
+    """The result is of the task, with an id, a score and an answer for each question, and as many of all it lists."""
     task, found = case.setting[0], case.result
     if found.task != task.id:
         raise Failed(f"the result is of task {found.task!r}, {task.id!r} was asked")
-    for name, values in (("ids", found.ids), ("scores", found.scores), ("answers", found.answers)):
+    for name in ("ids", "scores", "answers", "clusters", "verdicts"):
+        values = getattr(found, name)
         if values and len(values) != found.n:
             raise Failed(f"{len(values)} {name} for n = {found.n} questions")
     if not found.ids or not found.scores:
         raise Failed("no ids or no scores: two plans can be compared question by question only with both")
     if len(set(found.ids)) != len(found.ids):
         raise Failed("an id stands twice")
+
+
+@ON_EVALUATOR
+def beforehand(case: EvaluatorCase) -> None:
+    """check lets the task pass, needs() gives Needs; revision and data_split are texts, the same ones twice."""
+    task = case.setting[0]
+    said = []
+    for _ in range(2):
+        try:
+            evaluator = case.cls()
+            evaluator.check(task)
+        except MissingExtra as error:
+            raise Skipped(str(error)) from error
+        for need in evaluator.needs(task):
+            if not isinstance(need, Need) or need.status not in STATUSES:
+                raise Failed(f"needs() gives {need!r}: give Needs with status {', '.join(STATUSES)}")
+        texts = {"revision": evaluator.revision(task), "data_split": evaluator.data_split(task)}
+        for name, text in texts.items():
+            if not isinstance(text, str):
+                raise Failed(f"{name}() gives {text!r}: give a text")
+        said.append(texts)
+    if said[0] != said[1]:
+        raise Failed("a second evaluator says something else: revision is part of every result's identity")
 
 
 @ON_EVALUATOR

@@ -35,6 +35,36 @@ def test_an_interval_knows_of_clusters():
     assert together[1] - together[0] > apart[1] - apart[0]
 
 
+def test_rounded_marks_are_right_or_wrong_all_the_same():
+    """A task that rounds 2/3 to 0.6667: marks of 1.00005, whose interval is Wilson's of 20 in 30."""
+    verdicts = [1.0] * 20 + [0.0] * 10
+    scores = [value * 0.6667 * 1.5 for value in verdicts]
+    low, high, method = interval(0.6667, scores, (), 1.0, verdicts)
+    assert (low, high) == pytest.approx(wilson(20, 30)) and method == "wilson"
+
+
+def test_strata_have_a_fixed_number_of_questions():
+    """Two strata of 120 and 40 questions that count alike: the score's variance is the sum of theirs over four."""
+    random = np.random.default_rng(1)
+    answers = [(random.uniform(size=size) < share).astype(float) for size, share in ((120, 0.5), (40, 0.95))]
+    shares = [160 / 240] * 120 + [160 / 80] * 40
+    scores = [800 * value * share for value, share in zip(np.concatenate(answers), shares, strict=True)]
+    score = sum(scores) / 160
+    assert score == pytest.approx(400 * (answers[0].mean() + answers[1].mean()))
+    low, high, method = interval(score, scores, (), 800.0, (), shares)
+    error = 400 * np.sqrt(sum(one.var() / one.size for one in answers))
+    assert (low, high) == pytest.approx((score - 1.96 * error, score + 1.96 * error), rel=0.03)
+    assert method == "bootstrap"
+    loose = interval(score, scores, (), 800.0)
+    assert loose[1] - loose[0] > 1.2 * (high - low)  # the number of questions of each stratum was drawn, too
+    full = [800 * share for share in shares]
+    low, high, method = interval(800.0, full, (), 800.0, (), shares)
+    assert low == pytest.approx(800 * wilson(160, 160)[0]) and high == 800 and method == "wilson"
+    images = [str(i // 2) for i in range(160)]
+    low, high, method = interval(800.0, full, images, 800.0, (), shares)
+    assert 650 < low < 700 and high == 800 and method == "hoeffding"
+
+
 def test_no_interval_is_made_up():
     assert interval(0.7, (), (), 1.0) == (0.7, 0.7, "none")
     assert interval(0.7, (1.0, 0.0), (), 1.0) == (0.7, 0.7, "none")

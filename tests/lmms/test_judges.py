@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ import pytest
 from prunebench_lmms_eval import judges
 
 from prunebench.errors import EvaluationError
+from prunebench.suites import Task
 from tests.lmms.synthetic.case import Case, Document, write
 from tests.lmms.synthetic.checks import ask
 from tests.lmms.synthetic.fixtures import no_network  # noqa: F401
@@ -135,3 +137,32 @@ def test_a_judge_that_refuses(hallusion, monkeypatch):
     monkeypatch.setattr(requests.Session, "request", request)
     with pytest.raises(EvaluationError, match="HTTP status 401"):
         ask(hallusion, [document.right for document in hallusion.documents])
+
+
+@pytest.mark.parametrize("judge", ["none", "openai"])
+@pytest.mark.parametrize("answered", [True, False])
+def test_a_judge_that_is_asked_from_an_event_loop(judge, answered, monkeypatch):
+    """Several questions at a time, and errors taken for answers: as lmms-eval's asynchronous judges are used."""
+    from openai.resources.chat.completions import AsyncCompletions
+
+    async def create(self, **request):
+        if not answered:
+            raise ConnectionError("busy")
+        return verdict("A")
+
+    monkeypatch.setattr(AsyncCompletions, "create", create)
+
+    async def ask_all() -> list:
+        client = AsyncCompletions.__new__(AsyncCompletions)
+        return await asyncio.gather(*(client.create(model=str(i)) for i in range(3)), return_exceptions=True)
+
+    def run() -> list:
+        with judges.guarded(Task(id="x", evaluator="lmms", metric="m", judge=judge)):
+            return asyncio.run(ask_all())
+
+    if judge == "openai" and answered:
+        assert [one.choices[0].message.content for one in run()] == ["A"] * 3
+    else:
+        with pytest.raises(EvaluationError, match="asks OpenAI" if judge == "none" else "no verdict on . answers"):
+            run()
+    assert AsyncCompletions.create is create

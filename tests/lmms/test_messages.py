@@ -162,6 +162,10 @@ SOUND = {"type": "audio", "url": {"array": WAVE, "sampling_rate": 8000}}
         ([{"role": "user", "content": [{"type": "image", "url": 3}]}], "its image cannot be read: nothing known"),
         ([{"role": "user", "content": [{"type": "video", "url": []}]}], "its video cannot be read: nothing known"),
         ([{"role": "user", "content": [{"type": "audio", "url": 3}]}], "its audio cannot be read: nothing known"),
+        (
+            [{"role": "user", "content": [{"type": "audio", "url": {"array": [0.5]}}]}],
+            "its audio cannot be read: KeyError: 'sampling_rate'",
+        ),
     ],
 )
 def test_what_no_sample_can_hold_is_refused_in_one_line(messages, what: str):

@@ -22,6 +22,7 @@ from prunebench_lmms_eval.model import MAX_NEW_TOKENS, cut_at
 from prunebench import surgery
 from prunebench.adapter import LoadOptions
 from prunebench.calibration.samples import Sample
+from prunebench.encoded import EncoderCache
 from prunebench.errors import EvaluationError, MissingExtra
 from prunebench.plan import Plan
 from prunebench.testing.tiny import TinyGemma, TinyLlama
@@ -62,14 +63,21 @@ def loss_by_hand(loaded, question: str, continuation: str) -> tuple[float, bool]
 @pytest.mark.parametrize("model", [TinyLlama, TinyGemma])
 def test_the_loss_of_options_is_that_of_a_plain_forward_pass(model):
     loaded = model().load()
-    from prunebench.encoded import EncoderCache
-
     for continuation in (*CHOICES, " w3 "):
         loss, greedy = continuation_loss(loaded, EncoderCache(), Sample("q", "w8 w20 w30"), continuation)
         expected = loss_by_hand(loaded, "w8 w20 w30", continuation)
         assert loss == pytest.approx(expected[0], abs=1e-5) and greedy is expected[1]
     best = loaded.generate(loaded.encode([Sample("q", "w8 w20 w30")]), 2)[0]
     assert continuation_loss(loaded, EncoderCache(), Sample("q", "w8 w20 w30"), best)[1] is True
+
+
+def test_what_is_kept_of_a_question_holds_no_graph():
+    """A tower's activations would stay with it, for every question of a task."""
+    loaded, cache = TinyLlama().load(), EncoderCache()
+    loaded.model.requires_grad_(True)
+    continuation_loss(loaded, cache, Sample("q", "w8 w20"), "w3")
+    inputs = cache.encode(loaded, [Sample("q", "w8 w20")])
+    assert inputs.embeds.grad_fn is None and not inputs.embeds.requires_grad
 
 
 def test_multiple_choice_takes_the_option_of_least_loss(tasks: Tasks):
@@ -122,22 +130,36 @@ def test_questions_of_a_group_are_batched_by_their_limit(tasks: Tasks):
     assert sorted(limits_of(tasks, tasks.group("mixed", ["short", "long"]), batch_size=4)) == [4, 4, 9, 9]
 
 
-def test_until_cuts_the_answer_but_an_empty_line_does_not(tasks: Tasks):
-    task = tasks.add("cut", generation_kwargs={"max_new_tokens": 4, "until": ["STOP", "\n\n"]})
+def test_until_cuts_the_answer_at_what_the_task_says(tasks: Tasks):
     loaded = answering(lambda name: "\n\nA and\n\nB STOP C")
-    assert answers(tasks.run(loaded, task), "cut") == ["\n\nA and\n\nB "] * 6
-    assert answers(tasks.run(loaded, task, until=["\n\n"]), "cut") == [""] * 6
+
+    def said(name: str, until) -> list[str]:
+        settings = {} if until is None else {"until": until}
+        return answers(tasks.run(loaded, tasks.add(name, generation_kwargs={"max_new_tokens": 4, **settings})), name)
+
+    assert said("cut", ["C", "STOP"]) == ["\n\nA and\n\nB "] * 6
+    assert said("one", "STOP") == ["\n\nA and\n\nB "] * 6
+    assert said("own", ["STOP", "\n\n"]) == [""] * 6
     assert cut_at("a.b.c", ["", "c", "."]) == "a"
 
 
+def test_an_empty_line_ends_no_answer_unless_somebody_says_so(tasks: Tasks):
+    """lmms-eval gives every task without an `until` that one."""
+    loaded = answering(lambda name: "\n\nA and\n\nB")
+    for name, settings in (("unsaid", None), ("silent", {"max_new_tokens": 4})):
+        assert answers(tasks.run(loaded, tasks.add(name, generation_kwargs=settings)), name) == ["\n\nA and\n\nB"] * 6
+
+
 def test_sampling_is_said_not_to_happen(tasks: Tasks):
-    for name, asked in (("warm", {"do_sample": True, "temperature": 0.7}), ("beams", {"num_beams": 4})):
+    asks = [{"do_sample": True, "temperature": 0.7}, {"temperature": 0.7}, {"do_sample": True}, {"num_beams": 4}]
+    for name, asked in zip(("warm", "hot", "free", "beams"), asks, strict=True):
         task = tasks.add(name, generation_kwargs={"max_new_tokens": 2, **asked})
         assert tasks.run(TinyLlama().load(), task).warnings == (
             "the task asks for sampling or beams: decoded greedily all the same",
         )
-    cold = tasks.add("cold", generation_kwargs={"max_new_tokens": 2, "do_sample": False, "temperature": 0})
-    assert tasks.run(TinyLlama().load(), cold).warnings == ()
+    for name, asked in (("cold", {"temperature": 0}), ("forced", {"do_sample": False, "temperature": 0.7})):
+        cold = tasks.add(name, generation_kwargs={"max_new_tokens": 2, "do_sample": False, **asked})
+        assert tasks.run(TinyLlama().load(), cold).warnings == ()
 
 
 def test_prompt_tokens_are_counted_without_padding(tasks: Tasks):
@@ -215,6 +237,32 @@ def test_images_reach_the_model(tasks: Tasks):
     expected = [loaded.generate(loaded.encode([sample]), 4)[0] for sample in samples]
     assert answers(tasks.run(loaded, task), "looking") == expected
     assert len(set(expected)) > 1
+
+
+def test_pictures_are_read_once_and_not_kept(tasks: Tasks, tmp_path: Path, monkeypatch):
+    """Ten thousand of them do not fit: neither samples nor logs hold any."""
+    from datasets import Dataset, Features, Image, List, Value
+    from PIL import Image as Pictures
+
+    rows = [
+        {"question": f"w{4 + i}", "answer": "A", "one": Pictures.new("RGB", (8, 8), (20 * i, 0, 0)),
+         "many": [Pictures.new("RGB", (8, 8), (0, 20 * i, j)) for j in range(2)]}
+        for i in range(12)
+    ]  # fmt: skip
+    features = Features(question=Value("string"), answer=Value("string"), one=Image(), many=List(Image()))
+    Dataset.from_list(rows, features=features).to_parquet(tmp_path / "pictures.parquet")
+    code = CODE + "\ndef doc_to_visual(doc):\n    return [doc['one'], *doc['many']]\n"
+    data = {"data_files": {"test": str(tmp_path / "pictures.parquet")}}
+    task = tasks.add(
+        "kept", code=code, doc_to_visual=Function("doc_to_visual"), dataset_path="parquet", dataset_kwargs=data
+    )
+    read, decode = [], Image.decode_example
+    monkeypatch.setattr(Image, "decode_example", lambda *args, **kw: read.append(1) or decode(*args, **kw))
+    found = tasks.run(answering(lambda _: "A"), task)
+    assert 3 * 12 <= len(read) < 5 * 12  # datasets reads the first of a list twice; scoring reads none
+    assert [row["doc"] for row in found.samples["kept"]] == [
+        {"question": row["question"], "answer": row["answer"]} for row in rows
+    ]
 
 
 def test_a_medium_that_the_model_does_not_take_is_one_line(tasks: Tasks):

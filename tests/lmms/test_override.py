@@ -15,7 +15,7 @@ import yaml
 from prunebench_lmms_eval.check import check, revision
 from prunebench_lmms_eval.data_files import split_files
 from prunebench_lmms_eval.override import PREFIX, media_home, write_override
-from prunebench_lmms_eval.tasks_index import find, leaves
+from prunebench_lmms_eval.tasks_index import Entry, find, leaves
 
 from prunebench.errors import EvaluationError, UnknownName
 from prunebench.suites import Task
@@ -60,7 +60,7 @@ def written(task: Task, folder: Path, name: str | None = None) -> dict:
 
 def test_the_shipped_task_is_always_included(tmp_path):
     values = written(lmms("mme"), tmp_path)
-    assert values == {"include": str(find("mme").path), "task": "prunebench_mme"}
+    assert values == {"include": str(find("mme").path), "task": "prunebench_mme", "dataset_kwargs": {}}
     assert write_override(lmms("other", task="mme"), tmp_path / "b") == "prunebench_mme"
 
 
@@ -251,8 +251,28 @@ def test_media_stand_where_the_task_looks(tmp_path, monkeypatch):
     assert os.environ["HF_HOME"] == str(home)  # only told, not done
     assert media_home(task, tmp_path / "home") == change  # again
     kwargs = written(task, tmp_path / "tasks")["dataset_kwargs"]
-    assert kwargs == {"token": True}  # nothing that downloads or unpacks
+    assert kwargs == {}  # nothing that downloads or unpacks, and no login
     assert media_home(lmms("mme"), tmp_path / "none") == {} and not (tmp_path / "none").exists()
+
+
+def test_public_data_need_no_login(tmp_path, monkeypatch):
+    """`token: true` raises without one; without it, a login that is there is used all the same."""
+    assert find("mme").config["dataset_kwargs"] == {"token": True}
+    assert written(lmms("mme"), tmp_path / "a")["dataset_kwargs"] == {}
+    film = written(lmms("videomme", metric="videomme_perception_score"), tmp_path / "b")["dataset_kwargs"]
+    assert film == {key: value for key, value in find("videomme").config["dataset_kwargs"].items() if key != "token"}
+    assert film["video"] is True
+    monkeypatch.setenv("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")
+    assert "dataset_kwargs" not in written(lmms("mme"), tmp_path / "c")
+
+
+def test_a_kind_of_task_that_cannot_be_asked_is_refused_before_anything_is_loaded(monkeypatch):
+    from prunebench_lmms_eval import check as module
+
+    entry = Entry("odd", None, {"output_type": "loglikelihood", "metric_list": [{"metric": "acc"}]}, "task")
+    monkeypatch.setattr(module, "find", lambda name: entry)
+    with pytest.raises(EvaluationError, match="'odd' is of the kind 'loglikelihood': only generate_until, multiple_ch"):
+        check(lmms("odd", metric="acc"))
 
 
 def test_media_refused(tmp_path):

@@ -7,6 +7,7 @@ import random
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import median
 from types import SimpleNamespace
 from typing import Any
 
@@ -166,7 +167,7 @@ def test_verdicts_where_scores_are_contributions():
     task = lmms("mme", "m", options={"strata": "kind", "kind": "kind"})
     got = score_samples(task, outcome("mme", {"mme": {"m,none": 5 / 6}}, rows))
     assert got.scores == pytest.approx((0, 4 / 6, 4 / 6, 2)) and mean(got.scores) == pytest.approx(5 / 6)
-    assert got.verdicts == (0, 1, 1, 1)
+    assert got.verdicts == (0, 1, 1, 1) and got.shares == pytest.approx((2 / 3, 2 / 3, 2 / 3, 2))
     assert got.kinds == {"a": (3, pytest.approx(2 / 3)), "b": (1, 1.0)}
 
 
@@ -207,6 +208,15 @@ def rate(values: Sequence[dict]) -> float:
     return 100 * sum(value["errors"] for value in values) / sum(value["words"] for value in values)
 
 
+def test_verdicts_of_an_error_are_turned_over():
+    rows = [sample(i, {"m": float(i > 0)}) for i in range(4)]
+    made = outcome("mme", {"mme": {"m,none": 0.75}}, rows)
+    got = score_samples(lmms("mme", "m", direction="lower"), made)
+    assert got.scores == (0, 1, 1, 1) and got.verdicts == (1, 0, 0, 0) and got.shares == ()
+    got = score_samples(lmms("mme", "m"), made)
+    assert got.scores == (0, 1, 1, 1) and got.verdicts == ()
+
+
 def test_a_ratio_of_sums_gets_its_first_order_parts():
     """Against the formula with the words known, and against the spread of resampled rates."""
     rng = random.Random(2)
@@ -233,13 +243,74 @@ def test_a_ratio_at_its_bounds_and_what_is_no_ratio():
     made = outcome("mme", {"mme": {"wer,none": 0.0}}, perfect, aggregation={"wer": rate})
     assert score_samples(lmms("mme", "wer", scale=100), made).scores == (0, 0, 0)
 
-    def median(values: Sequence[dict]) -> float:
-        ordered = sorted(value["x"] for value in values)
-        return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
+    def middle(values: Sequence[dict]) -> float:
+        return median(value["x"] for value in values)
 
     rows = [sample(i, {"m": {"x": x}}) for i, x in enumerate((0.1, 0.2, 0.9, 0.95, 1.3))]
-    got = score_samples(lmms("mme", "m"), outcome("mme", {"mme": {"m,none": 0.9}}, rows, aggregation={"m": median}))
+    got = score_samples(lmms("mme", "m"), outcome("mme", {"mme": {"m,none": 0.9}}, rows, aggregation={"m": middle}))
     assert got.scores == () and "no paired statistics" in got.warnings[0]
+
+
+def test_an_average_that_fits_by_chance_is_no_reading():
+    """F1 and accuracy are one number wherever as many `yes` as `no` are right, and their questions are not."""
+
+    def f1(values: Sequence[dict]) -> float:
+        found = sum(value["gold"] == "yes" and value["score"] for value in values)
+        wrong = sum(not value["score"] for value in values)
+        return 2 * found / (2 * found + wrong) if found else 0.0
+
+    told = [("yes", 1), ("no", 0), ("yes", 1), ("no", 1), ("yes", 1), ("yes", 0), ("no", 1), ("no", 1)]
+    values = [{"gold": gold, "score": score} for gold, score in told]
+    assert f1(values) == mean([value["score"] for value in values]) == 0.75
+    rows = [sample(i, {"f1": value}) for i, value in enumerate(values)]
+    made = outcome("mme", {"mme": {"f1,none": f1(values)}}, rows, aggregation={"f1": f1})
+    got = score_samples(lmms("mme", "f1"), made)
+    weights = [2 if gold == "yes" and score else 0 if score else 1 for gold, score in told]
+    parts = [0.75 + (score - 0.75) * weight for weight, (_, score) in zip(weights, told, strict=True)]
+    assert got.scores == pytest.approx(parts) and got.verdicts == tuple(score for _, score in told)
+    # and a mean stays one, in whatever order
+    plain = outcome("mme", {"mme": {"acc,none": 0.75}}, [sample(i, {"acc": v["score"]}) for i, v in enumerate(values)],
+                    aggregation={"acc": mean})  # fmt: skip
+    assert score_samples(lmms("mme", "acc"), plain).scores == tuple(score for _, score in told)
+
+
+def of_answered(values: Sequence[dict]) -> float:
+    """As MVBench does it."""
+    answered = [value["score"] for value in values if value["pred"] != ""]
+    return 100 * sum(answered) / len(answered) if answered else 0
+
+
+@pytest.mark.parametrize("options", [{}, {"score": "score"}, {"score": "aggregate"}])
+@pytest.mark.parametrize("hits", [3, 2])
+def test_silence_never_gets_the_score_of_those_who_answer(options, hits):
+    said = [("B", i < hits) for i in range(3)] + [("", False)] * 2
+    values = [{"pred": pred, "score": float(right)} for pred, right in said]
+    rows = [sample(i, {"m": value}, value["pred"]) for i, value in enumerate(values)]
+    made = outcome("mme", {"mme": {"m,none": of_answered(values)}}, rows, aggregation={"m": of_answered})
+    got = score_samples(lmms("mme", "m", scale=100, options=options), made)
+    assert got.score == pytest.approx(100 * hits / 3) and got.scores == () and got.empty == 2
+    assert got.verdicts == tuple(float(right) for _, right in said)
+    (warning,) = got.warnings
+    assert "answers that are empty are left out of it" in warning and "no paired statistics" in warning
+
+
+def test_a_score_at_its_bound_is_no_ratio_where_two_questions_show_another():
+    """A median is the highest value here; in a ratio of sums, all lower ones would then weigh nothing."""
+    rows = [sample(i, {"m": {"x": x}}) for i, x in enumerate((0.1, 0.2, 0.9, 0.9, 0.9))]
+    made = outcome("mme", {"mme": {"m,none": 0.9}}, rows, aggregation={"m": lambda v: median([one["x"] for one in v])})
+    got = score_samples(lmms("mme", "m"), made)
+    assert got.scores == () and "do not average" in got.warnings[0]
+
+
+def test_a_group_says_once_what_holds_for_all_its_members():
+    names = ("mvbench_action_count", "mvbench_state_change", "mvbench_action_antonym")
+    samples = {name: [sample(i, {"mvbench_accuracy": {"score": 1.0}}) for i in range(2)] for name in names}
+    members = {name: {"mvbench_accuracy,none": 30.0 + i, "samples": 2} for i, name in enumerate(names)}
+    made = outcome("mvbench", members, samples, groups={"mvbench": {"mvbench_accuracy,none": 31.0}})
+    options = {"aggregate": "mean", "score": "score"}
+    got = score_samples(lmms("mvbench", "mvbench_accuracy", scale=100, options=options), made)
+    (warning,) = got.warnings
+    assert warning.startswith("mvbench_action_count and 2 more of 3: the scores of single questions do not average to")
 
 
 def test_a_field_that_is_not_there_costs_the_questions_not_the_score():

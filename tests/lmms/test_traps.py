@@ -13,6 +13,7 @@ import pytest
 
 pytest.importorskip("lmms_eval")
 
+from prunebench_lmms_eval.host import Host
 from prunebench_lmms_eval.model import seed_for
 
 from prunebench import surgery
@@ -48,12 +49,14 @@ def test_a_model_survives_two_evaluations(tasks: Tasks):
     from prunebench_lmms_eval.call import run_task
 
     before = ModelState.of(loaded)
+    lm.tower = tower = loaded.model  # what `clean` looks for
     first = run_task(lm, task, host.folder, host)
     again = tasks.host()
     second = run_task(lm, task, again.folder, host)
     assert answers(first, "twice") == answers(second, "twice")
     assert any(answers(first, "twice"))
     assert before.change(ModelState.of(loaded)) is None
+    assert lm.tower is tower
 
 
 def test_a_layer_that_fails_is_no_empty_answer(tasks: Tasks):
@@ -136,6 +139,17 @@ def test_draws_belong_to_questions(tasks: Tasks):
     assert half.unparsable == {("drawn", i) for i in range(1, len(MANY), 2)}
     first = tasks.run(answering(lambda _: "no idea"), task.model_copy(update={"limit": 7}))
     assert scores(first, "drawn") == expected[:7]
+
+
+def test_draws_that_belong_to_no_question_are_said(tasks: Tasks):
+    """Some tasks read answers only where they add them up."""
+    code = CODE + "\nimport random\n\ndef aggregate(items):\n    return random.random()\n"
+    metric = [{"metric": "acc", "aggregation": Function("aggregate"), "higher_is_better": True}]
+    task = tasks.add("summed", code=code, metric_list=metric)
+    first, second = (tasks.run(answering(lambda _: "A"), task) for _ in range(2))
+    assert first.results["summed"]["acc,none"] == second.results["summed"]["acc,none"]
+    assert any("acc draws among options" in text for text in first.warnings)
+    assert tasks.run(answering(lambda _: "A"), tasks.add("plain")).warnings == ()
 
 
 def test_a_run_leaves_the_random_state_alone(tasks: Tasks):
@@ -340,3 +354,21 @@ def test_several_rounds_are_refused(tasks: Tasks):
     task = tasks.add("rounds", output_type="generate_until_multi_round")
     with pytest.raises(EvaluationError, match="'rounds': PruneBench asks one question at a time"):
         tasks.run(answering(lambda _: "A"), task)
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_pillow_is_as_it_was_and_the_same_for_every_task(before, tmp_path, monkeypatch):
+    """lmms-eval makes it take truncated files, on its first import only; one of its tasks lifts the limit of pixels."""
+    from PIL import Image, ImageFile
+
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", before)
+    limit = Image.MAX_IMAGE_PIXELS
+    for number in range(2):
+        host = Host(tmp_path / str(number))
+        with host.away():
+            assert ImageFile.LOAD_TRUNCATED_IMAGES is True
+            Image.MAX_IMAGE_PIXELS = 7
+            with host.home():
+                assert (before, limit) == (ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS)
+            assert (ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS) == (True, 7)
+        assert (before, limit) == (ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS)
