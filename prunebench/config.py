@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -28,6 +27,7 @@ from prunebench.plan_parts import without_null
 from prunebench.recovery.spec import NAMES as RECOVERIES
 from prunebench.recovery.spec import PREFIX as RECOVERY_PREFIX
 from prunebench.recovery.spec import Recovery, parse_recovery
+from prunebench.yaml_files import read_mapping
 
 __all__ = ["CalibrationSpec", "Cell", "Spec", "parse_params", "split_params"]
 
@@ -195,14 +195,7 @@ class Spec(_Strict):
     @classmethod
     def read(cls, path: Path, overrides: Mapping[str, Any] | None = None) -> Spec:
         """A spec from a YAML file, overridden by what the command line says."""
-        try:
-            values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"cannot read {path}: {error}") from error
-        except yaml.YAMLError as error:
-            raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-        if not isinstance(values, dict):
-            raise UsageError(f"{path} must hold `key: value` lines")
+        values = read_mapping(path, "`key: value` lines", empty=True)
         if "sparsity" in values:
             raw = values.pop("sparsity")
             try:

@@ -69,13 +69,19 @@ def registered(task: Task, evaluator: str) -> Dataset:
     """The dataset of a suite's task.
 
     Raises:
-        EvaluationError: the task names none, or a split or domain that it does not have.
+        EvaluationError: the task names none, a split or domain that it does not have, or data of one's own, which
+            this evaluator would not look at.
         UnknownName, BadParameter: no such dataset, or a reference that it does not understand.
     """
     from prunebench.plugins import get_plugins
 
     if not task.dataset:
         raise EvaluationError(f"task {task.id!r} names no dataset: the evaluator {evaluator!r} needs one")
+    if task.data:
+        raise EvaluationError(
+            f"task {task.id!r}: its questions are those of dataset {task.dataset!r}, data of your own would not be "
+            "looked at: leave out `data`, or write a suite with `dataset: files:MANIFEST.jsonl`"
+        )
     dataset = open_dataset(get_plugins(), task.dataset)
     if task.split not in SPLITS:
         raise EvaluationError(f"task {task.id!r}: {UnknownName('split', task.split, SPLITS)}")

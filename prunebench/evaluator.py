@@ -81,6 +81,12 @@ class TaskResult(BaseModel):
         return said
 
     @property
+    def asked(self) -> int:
+        """Questions that the model was asked: `n`, unless `source` says under ``asked`` that several make one score."""
+        said = self.source.get("asked", "")
+        return int(said) if said.isdigit() else self.n
+
+    @property
     def log_scale(self) -> bool:
         """True where `score` is exp(mean of `scores`), and rows compare by its logarithm."""
         return self.metric in LOG_METRICS

@@ -151,12 +151,12 @@ def _finding(
     known = result.source.get("questions", "")
     questions = int(known) if known.isdigit() else None
     limited = record.cell.limit is not None or "limit" in result.source
-    limited = limited and (questions is None or result.n < questions)
+    limited = limited and (questions is None or result.asked < questions)
     status: Status = "unpublished" if not references else "limited" if limited else "off"
     if status == "off" and references[0].agrees:
         status = "ok"
     own_files = result.source.get("dataset") == "own files"
-    return GateFinding(result.task, status, result.n, questions, references, record.model.name, own_files)
+    return GateFinding(result.task, status, result.asked, questions, references, record.model.name, own_files)
 
 
 def _reference(result: TaskResult, column: Column, printed: float, source: str, derived: str) -> Reference:

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from prunebench import jsonio
@@ -19,6 +18,7 @@ from prunebench.errors import UsageError
 from prunebench.evaluator import TaskResult
 from prunebench.kinds import is_pattern
 from prunebench.plan import first_problem
+from prunebench.yaml_files import read_mapping
 
 __all__ = [
     "Average",
@@ -278,14 +278,6 @@ def load_published(folder: str | Path | None = None) -> Published:
 
 def _read(file: Path) -> Paper:
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read {file}: {error}") from error
-    except yaml.YAMLError as error:
-        raise UsageError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise UsageError(f"{file} must hold `title:`, `id:`, `url:`, `kind:`, `models:` and `tables:`")
-    try:
-        return Paper.model_validate(values)
+        return Paper.model_validate(read_mapping(file, "`title:`, `id:`, `url:`, `kind:`, `models:` and `tables:`"))
     except ValidationError as error:
         raise UsageError(f"{file}: {first_problem(error)}") from error

@@ -80,6 +80,7 @@ class Readiness:
     """A suite before it runs on `models` models (the dense one and each plan).
 
     Attributes:
+        out: the run folder whose records were looked at.
         elsewhere: models that the run folder has speeds of, where it has none of the one asked for.
     """
 
@@ -87,6 +88,7 @@ class Readiness:
     model: str | None
     models: int
     tasks: tuple[Outlook, ...]
+    out: Path = Path("runs")
     elsewhere: tuple[str, ...] = ()
 
     @property
@@ -147,7 +149,7 @@ def examine_suite(name: str, spec: Spec, plugins: Plugins, *, model: str | None 
         known = (speeds.questions(task), speeds.of(task))
         outlooks.append(Outlook(task, tuple(needs), *known, left_out=judged.get(task.id, "")))
     others = tuple(sorted({record.model.name for record in records})) if not fitting else ()
-    return Readiness(suite, model, models, tuple(outlooks), others)
+    return Readiness(suite, model, models, tuple(outlooks), spec.out, others)
 
 
 def _needs(task: Task, spec: Spec, plugins: Plugins) -> list[Need]:
@@ -245,7 +247,7 @@ class _Speeds:
         for record, result in self.found:
             whole = record.cell.limit is None or record.cell.limit == self.limit
             if whole and self._same(record, result, task):
-                return result.n if task.limit is None else min(result.n, task.limit)
+                return result.asked if task.limit is None else min(result.asked, task.limit)
         return task.limit
 
     def of(self, task: Task) -> Speed | None:
@@ -266,7 +268,7 @@ class _Speeds:
         if self._same(record, result, task) and task.dataset is not None:
             whole = next(own.n for own in self.suite.tasks if own.id == task.id)
             return min(whole, record.cell.limit or whole)
-        return result.n
+        return result.asked
 
     def _said(self, record: Record, result: TaskResult) -> str:
         known = record.environment

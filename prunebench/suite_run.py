@@ -26,7 +26,12 @@ if TYPE_CHECKING:
     from prunebench.store import Store
     from prunebench.suites import Task
 
-__all__ = ["SuiteRun", "judged_warnings", "open_evaluator", "selected", "suite_file"]
+__all__ = ["SuiteRun", "is_suite_file", "judged_warnings", "open_evaluator", "selected", "suite_file"]
+
+
+def is_suite_file(name: str, plugins: Plugins) -> bool:
+    """Whether `name` is a file of one's own, not a registered suite."""
+    return name not in plugins.registry("suites") and Path(name).suffix in (".yaml", ".yml")
 
 
 def suite_file(name: str, plugins: Plugins) -> Path:
@@ -35,7 +40,7 @@ def suite_file(name: str, plugins: Plugins) -> Path:
     Raises:
         UnknownName: neither; names the nearest that is registered.
     """
-    if name not in plugins.registry("suites") and Path(name).suffix in (".yaml", ".yml"):
+    if is_suite_file(name, plugins):
         return Path(name).expanduser()
     return plugins.get("suites", name)
 

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from prunebench import jsonio
 from prunebench.errors import BadParameter, EvaluationError, UnknownName, UsageError
 from prunebench.plan import first_problem
+from prunebench.yaml_files import read_mapping
 
 __all__ = [
     "JUDGES",
@@ -180,14 +180,7 @@ def load_suite(path: Path) -> Suite:
     Raises:
         EvaluationError: unreadable, not YAML, or a field that is unknown or wrong.
     """
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise EvaluationError(f"cannot read suite {path}: {error}") from error
-    except yaml.YAMLError as error:
-        raise EvaluationError(f"suite {path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise EvaluationError(f"suite {path} must hold `name:` and `tasks:`")
+    values = read_mapping(path, "`name:` and `tasks:`", "suite", EvaluationError)
     values.setdefault("name", Path(path).stem)
     try:
         suite = Suite.model_validate(values)

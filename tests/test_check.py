@@ -111,8 +111,18 @@ def test_a_suite_is_checked_for_what_it_names(tmp_path):
     path = write_plugin(tmp_path, hook)
     assert reports(path)["suite", "odd"]["ok"] and reports("testbed-image")["suite", "testbed-image"]["ok"]
     (tmp_path / "odd.yaml").write_text(task.format(dataset="testbet"), encoding="utf-8")
-    (failed,) = [check for check in reports(path)["suite", "odd"]["checks"] if check["status"] == "failed"]
-    assert failed["name"] == "questions" and "did you mean 'testbed'?" in failed["reason"]
+    failed = [check for check in reports(path)["suite", "odd"]["checks"] if check["status"] == "failed"]
+    assert [check["name"] for check in failed] == ["accepted", "questions"]
+    assert all("did you mean 'testbed'?" in check["reason"] for check in failed)
+
+
+def test_a_suite_file_is_checked_without_a_plugin(tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text("title: Own\ntasks: [{id: a, dataset: testbed, metric: exact_match}]", encoding="utf-8")
+    assert reports(path)["suite", "own"]["ok"]
+    path.write_text("title: Own\ntasks: [{id: a, dataset: testbed, metric: exact_mtch}]", encoding="utf-8")
+    (failed,) = [check for check in reports(path)["suite", "own"]["checks"] if check["status"] == "failed"]
+    assert failed["name"] == "accepted" and "did you mean 'exact_match'?" in failed["reason"]
 
 
 MANY = """

@@ -177,6 +177,18 @@ def test_a_judged_task_without_its_key_is_left_out_as_a_run_does(look):
     assert code == 1 and not found["ready"] and "so that nothing remains" in found["text"]
 
 
+def test_questions_that_make_one_score_together_are_counted_one_by_one(look, tmp_path):
+    """100 scores of 400 questions in 40 s: a tenth of a second for each question."""
+    result = make_task("stars", 50, 100, seconds=40.0).model_copy(update={"source": {"asked": "400"}})
+    moons = make_task("moons", 50, 100, seconds=20.0).model_copy(update={"source": {"asked": "200"}})
+    model = make_model(name="testbed").model_copy(update={"modalities": ("image", "video")})
+    changes = {"model": model, "budget": Budget(value=0.0), "cell": {"suite": "sky"}}
+    Store(tmp_path / "runs").write(make_record("dense", (), tasks=[result, moons], **changes))
+    found, _ = look("--model", "testbed")
+    assert found["stars"]["seconds_per_question"] == 0.1 and found["stars"]["seconds"] == 60.0
+    assert found["moons"]["questions"] == 200 and found["moons"]["seconds"] == 20.0
+
+
 def test_a_limit_of_the_run_to_come_does_not_change_the_speed(look, tmp_path):
     text = SUITE.replace("{id: stars, evaluator: far, questions: 600,", "{id: stars, dataset: testbed, n: 600,")
     keep(tmp_path, "testbed", {"stars": 60.0}, n=600)

@@ -122,6 +122,13 @@ def test_a_pruned_row_that_is_printed_is_never_the_measure(tmp_path):
 # -- limited runs ------------------------------------------------------------------------------------------------------
 
 
+def test_a_limit_that_asked_everything_is_no_limit_where_questions_share_a_score(small):
+    source = {"limit": "900", "questions": "400", "asked": "400"}
+    pairs = of_task("look", "exact_match", 0.9, n=200, source=source)
+    (finding,) = gate(make_dense({}, tasks=[pairs], model=MODEL), small)
+    assert finding.status == "ok" and finding.asked == 400
+
+
 def test_a_limited_run_is_not_comparable(small):
     record = dense(0.1, cell={"limit": 20})
     (finding,) = gate(record, small)

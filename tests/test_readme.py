@@ -116,7 +116,12 @@ assert not [info for info in plugins.infos.values() if info.errors], plugins.inf
 for path in (prunebench.__file__, prunebench_topology.__file__, prunebench_baselines.__file__, weights_dir()):
     assert str(path).startswith({str(place)!r}), path
 assert set(plugins.registry("suites")) >= {{"testbed", "testbed-image", "testbed-video", "testbed-audio"}}
+assert set(plugins.registry("suites")) >= {{"topovlm-image", "topovlm-video-audio", "quick", "testbed-lmms"}}
 assert plugins.get("models", "testbed")().load().info.n_layers == 16
+import pathlib, prunebench_lmms_eval
+from prunebench.published import published_dir
+assert sorted(published_dir().glob("*.yaml")) and str(published_dir()).startswith({str(place)!r})
+assert (pathlib.Path(prunebench_lmms_eval.__file__).parent / "tasks" / "_questions").is_file()
 """
     environment = {"PYTHONPATH": str(place), "PATH": "", "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
@@ -225,3 +230,12 @@ def test_what_is_said_of_smollm2_vl_is_in_its_log():
     words = " ".join(README.split())
     assert f"Accuracy on 500 test questions per domain: {stated} " in words
     assert f"{training['settings']['steps']:,} steps, {training['cpu_seconds'] / 3600:.1f} CPU-hours" in words
+
+
+def test_what_is_said_of_intervals_is_in_their_record():
+    """Those that know which questions share an image, and those that do not."""
+    rows = json.loads((ROOT / "benchmarks" / "records" / "interval_coverage.json").read_text(encoding="utf-8"))["rows"]
+    shares = {blind: [100 * row["covered"] for row in rows if row["blind"] is blind] for blind in (True, False)}
+    said = [f"{min(shares[blind]):.0f}–{max(shares[blind]):.0f} %" for blind in (True, False)]
+    assert f"95 % intervals covered {said[0]} in simulation, and {said[1]} with it" in README
+    assert min(shares[False]) >= 93 and max(shares[False]) <= 97

@@ -143,6 +143,13 @@ def test_questions_that_a_dataset_does_not_have_are_refused_before_the_model_is_
     assert "load" not in result.stderr and not out.exists()
 
 
+def test_data_that_an_evaluator_would_not_look_at_are_refused(run, tmp_path):
+    text = "tasks:\n  - {id: a, dataset: testbed, domain: general}\n"
+    result, out = run("ignored", "--data", f"a={tmp_path}", text=text)
+    assert "task 'a': its questions are those of dataset 'testbed', data of your own" in error_line(result)
+    assert not out.exists()
+
+
 def test_some_tasks_alone(run):
     result, out = run("some", "--task", "heavy", latency=True)
     assert result.exit_code == 0

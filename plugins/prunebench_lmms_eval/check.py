@@ -57,6 +57,8 @@ def check(task: Task) -> None:
                 f"task {task.id!r}: {member.name!r} is of the kind {kind!r}: only {', '.join(OUTPUT_TYPES)} will do"
             )
     _check_metric(task, entry)
+    _check_direction(task, members)
+    _check_likelihood(task, members)
     _check_generation(task, members)
     _check_profile(task, members)
     data = member_data(task, members)
@@ -89,6 +91,33 @@ def _check_metric(task: Task, entry: Entry) -> None:
         raise UnknownName(f"metric of task {task.id!r}", task.metric, metrics)
     filters = [one.rpartition(",")[2] for one in known if one.rpartition(",")[0] == task.metric]
     raise UnknownName(f"filter of metric {task.metric!r} of task {task.id!r}", task.filter, filters)
+
+
+def _check_direction(task: Task, members: list[Entry]) -> None:
+    """An error rate that counts as a score would make the worst model the best. The other way round, the suite holds:
+    some of lmms-eval's files say `true` of everything."""
+    if not task.higher_is_better:
+        return
+    listed = [one for member in members for one in member.config.get("metric_list") or () if one]
+    names = {str(one.get("metric")).rpartition(".")[2] for one in listed if one.get("higher_is_better") is False}
+    if task.metric in names:
+        raise EvaluationError(
+            f"task {task.id!r}: of {task.metric!r} less is better, lmms-eval says: add `direction: lower`"
+        )
+
+
+def _check_likelihood(task: Task, members: list[Entry]) -> None:
+    """``acc`` takes the option of the least loss per token, as lmms-eval's adapters give it.
+
+    ``acc_norm`` divides that by the option's letters once more, so that long options win (`process_results` in
+    lmms_eval/api/task.py, 0.7.3).
+    """
+    for member in members if task.metric == "acc_norm" else ():
+        if member.config.get("output_type") == "multiple_choice" and not member.config.get("process_results"):
+            raise EvaluationError(
+                f"task {task.id!r}: 'acc_norm' of {member.name!r} divides losses by lengths twice: take 'acc', "
+                "which lmms-eval makes of losses per token"
+            )
 
 
 def _check_generation(task: Task, members: list[Entry]) -> None:

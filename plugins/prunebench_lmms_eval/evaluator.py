@@ -105,7 +105,7 @@ class LmmsEvaluator(Evaluator):
             weight=task.weight,
             clusters=tuple(scored.clusters),
             verdicts=tuple(scored.verdicts),
-            source=source_of(task, outcome, lm.asked),
+            source=source_of(task, outcome, lm.asked, len(scored.ids)),
             warnings=tuple(warnings),
         )
         return as_local(task, result)
@@ -145,7 +145,7 @@ def interval(
     return min(low * scale, score), max(high * scale, score), method
 
 
-def source_of(task: Task, outcome: Outcome, asked: Mapping[tuple[str, int], str]) -> dict[str, str]:
+def source_of(task: Task, outcome: Outcome, asked: Mapping[tuple[str, int], str], n: int) -> dict[str, str]:
     """What made and scored the questions.
 
     lmms-eval's own ``doc_hash`` is the same for every document (0.7.3 hashes a field that is never set), so ``docs``
@@ -155,6 +155,7 @@ def source_of(task: Task, outcome: Outcome, asked: Mapping[tuple[str, int], str]
         task: of a suite.
         outcome: of its call.
         asked: (task, doc_id) → fingerprint of the sample that was asked.
+        n: scores that came of them.
     """
     targets = {(name, row["doc_id"]): str(row.get("target")) for name, rows in outcome.samples.items() for row in rows}
     docs = sorted([name, doc, mark, targets.get((name, doc), "")] for (name, doc), mark in asked.items())
@@ -169,6 +170,8 @@ def source_of(task: Task, outcome: Outcome, asked: Mapping[tuple[str, int], str]
         "version": ", ".join(sorted(versions)),
         "dataset": task.dataset or ("own files" if own_files else ", ".join(sorted(data))),
         "docs": jsonio.digest(docs)[:16],
+        # For estimates of time (`TaskResult.asked`): several orders or questions may make one score.
+        **({"asked": str(len(asked))} if len(asked) != n else {}),
         # For the dense gate, which compares whole benchmarks alone.
         **({"limit": str(task.limit)} if task.limit is not None else {}),
         **({"questions": str(task.questions)} if task.limit is not None and task.questions else {}),

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from prunebench_lmms_eval.aggregation import Aggregation, first_order
 from prunebench_lmms_eval.rules import AUTOMATIC_KEYS, Rules
 
-__all__ = ["Reading", "Unit", "answer_of", "field_of", "number", "readings", "units_of"]
+__all__ = ["Reading", "Unit", "answer_of", "field_of", "number", "readings", "units_of", "unscored"]
 
 
 class Reading(NamedTuple):
@@ -22,6 +22,11 @@ class Reading(NamedTuple):
 
 PATIENCE = 60.0
 """Seconds for a task's own aggregation where nobody asked for it."""
+
+LOGGED = frozenset(
+    ("doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "token_counts", "doc_hash", "input_media")
+)
+"""What lmms-eval logs of every question; beside that stand the values that the task's code gave it."""
 
 Sample = Mapping[str, Any]
 
@@ -94,6 +99,11 @@ def units_of(rules: Rules, metric: str, samples: Sequence[Sample]) -> list[Unit]
         name = "/".join(map(str, found)) if rules.unit else str(sample["doc_id"])
         joined.setdefault(name, []).append(sample)
     return [Unit(name, tuple(rows), tuple(map(answer_of, rows))) for name, rows in joined.items()]
+
+
+def unscored(samples: Sequence[Sample]) -> int:
+    """How many questions the task's own code gave no value at all, of any metric: they are in none of its means."""
+    return sum(set(sample) <= LOGGED for sample in samples)
 
 
 def readings(

@@ -22,7 +22,7 @@ from prunebench.suites import Task
 from prunebench_lmms_eval.override import PREFIX
 from prunebench_lmms_eval.reported import fits, reported, strata_weights
 from prunebench_lmms_eval.rules import Rules, read_rules
-from prunebench_lmms_eval.samples import Unit, readings, units_of
+from prunebench_lmms_eval.samples import Unit, readings, units_of, unscored
 from prunebench_lmms_eval.tasks_index import aggregated_metrics, find
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def score_samples(task: Task, outcome: Outcome) -> Scored:
     rules = read_rules(task)
     if outcome.name in outcome.samples:
         part = _one(task, rules, outcome, outcome.name)
-        return _scored(task, rules, outcome, part.score, [part], [1.0], _losses(task, [part]))
+        return _scored(task, rules, outcome, part.score, [part], [1.0], _losses(task, outcome, [part]))
     results = outcome.results
     score = reported(task, {**results.get(outcome.name, {}), **outcome.groups.get(outcome.name, {})})
     key = f"{task.metric},{task.filter}"
@@ -98,10 +98,10 @@ def score_samples(task: Task, outcome: Outcome) -> Scored:
         size / sum(sizes) * questions / len(part.units) if part.units else 0.0
         for size, part in zip(sizes, parts, strict=True)
     ]
-    return _scored(task, rules, outcome, score, parts, weights, _losses(task, parts))
+    return _scored(task, rules, outcome, score, parts, weights, _losses(task, outcome, parts))
 
 
-def _losses(task: Task, parts: Sequence[_Part]) -> list[str]:
+def _losses(task: Task, outcome: Outcome, parts: Sequence[_Part]) -> list[str]:
     """Whose questions have no scores, and why: one line for each reason, however many members a group has."""
     by_reason: dict[str, list[_Part]] = {}
     for part in parts:
@@ -112,6 +112,8 @@ def _losses(task: Task, parts: Sequence[_Part]) -> list[str]:
         names = _plain_name(those[0].name) + (f" and {len(those) - 1} more of {len(parts)}" if len(those) > 1 else "")
         score = f" = {those[0].score:.6g}" if len(those) == 1 else ""
         found.append(f"{names}: the scores of single questions {reason}, {task.metric}{score}: no paired statistics")
+    if lost := sum(unscored(outcome.samples[part.name]) for part in parts):
+        found.append(f"the benchmark's code leaves {lost} questions out of the score")
     return found
 
 
@@ -133,7 +135,8 @@ def _one(task: Task, rules: Rules, outcome: Outcome, name: str) -> _Part:
         part = _Part(name, score, units)
         if units:
             shares = strata_weights(_strata(rules, task.metric, units), rules.sums)
-            function = _aggregation(outcome, name, task.metric)
+            unasked = rules.automatic and task.judge != "none"  # it may ask the judge, once for every question
+            function = None if unasked else _aggregation(outcome, name, task.metric)
             for reading in readings(rules, task.metric, units, function, score, task.scale):
                 read = _read(task, rules, part, reading.values, shares)
                 if read.scores is not None and reading.holds():

@@ -59,10 +59,11 @@ def check_command(
     """Run the conformance checks of a plugin's things.
 
     NAME is a strategy, a model, a dataset, an evaluator, a suite, a plugin or its distribution (all that it provides),
-    or a plugin file. Exits with 1 if a check fails.
+    or a plugin or suite file. Exits with 1 if a check fails.
 
     \b
     prunebench check my_method.py
+    prunebench check my_suite.yaml
     prunebench check topo cosine --model testbed
     """
     import json
@@ -126,8 +127,12 @@ _Thing = tuple[str, str, Any]
 def _things(plugins: Plugins, name: str) -> Iterator[tuple[tuple[str, Any], _Thing]]:
     """What NAME stands for: registered things by name or alias, and plugins with all that they provide."""
     from prunebench.errors import UnknownName
+    from prunebench.suite_run import is_suite_file
 
     plugins.load_all()
+    if is_suite_file(name, plugins):
+        yield ("suites", (Path(name), None)), ("suites", name, Path(name))
+        return
     word = name.partition(":")[0]
     entries = [(kind, plugins.registry(kind)[word]) for kind in CHECKED if word in plugins.registry(kind)]
     if _is_file(name):

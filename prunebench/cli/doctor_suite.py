@@ -70,7 +70,8 @@ def _total(found: Readiness) -> list[str]:
         there = f" (those of {', '.join(found.elsewhere)} are)" if found.elsewhere else ""
         of = f" of {found.model}" if found.model else ""
         lines.append(
-            f"time: no speed{of} known yet{there}: run it once with --limit 20 into the same --out, and ask again"
+            f"time: no speed{of} known yet{there}: run it once with --limit 20 into the same --out ({found.out}), and "
+            "ask again"
         )
     else:
         rest = f", without {', '.join(found.untimed)}" if found.untimed else ""

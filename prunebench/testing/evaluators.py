@@ -23,8 +23,9 @@ class EvaluatorCase:
 
     Args:
         cls: the class.
-        task: None takes the first one that a registered suite has for this evaluator, cut to two questions.
-        loaded: None loads a registered model whose default suite that is.
+        task: None takes the first one that a registered suite has for this evaluator, cut to two questions: of a
+            model's default suite, else of any suite, where its questions come from a registered dataset.
+        loaded: None loads a registered model that fits.
     """
 
     def __init__(self, cls: type[Evaluator], task: Task | None = None, loaded: LoadedModel | None = None) -> None:
@@ -38,20 +39,25 @@ class EvaluatorCase:
         from prunebench.suites import load_suite
 
         plugins = get_plugins()
+        suites = {}
+        for name, entry in plugins.registry("suites").items():
+            tasks = load_suite(entry.value).tasks
+            suites[name] = [task for task in tasks if task.evaluator == self.cls.name]
         # First those of one model, which come with it; an adapter of many would have to fetch one.
-        for entry in sorted(plugins.registry("models").values(), key=lambda entry: entry.value.takes_reference):
-            suite_name = entry.value.default_suite
-            if suite_name is None or suite_name not in plugins.registry("suites"):
-                continue
-            tasks = [t for t in load_suite(plugins.get("suites", suite_name)).tasks if t.evaluator == self.cls.name]
+        models = sorted(plugins.registry("models").values(), key=lambda entry: entry.value.takes_reference)
+        pairs = [(entry.value, suites.get(entry.value.default_suite or "", [])) for entry in models]
+        here = [task for tasks in suites.values() for task in tasks if task.dataset]
+        own = [entry.value for entry in models if not entry.value.takes_reference]
+        pairs += [(cls, [task for task in here if task.modality in cls.modalities]) for cls in own]
+        for cls, tasks in pairs:
             if not tasks:
                 continue
             try:
-                loaded = self._loaded or entry.value().load()
+                loaded = self._loaded or cls().load()
             except PruneBenchError:  # its weights are not here
                 continue
             return self._task or tasks[0].model_copy(update={"n": QUESTIONS}), loaded
-        raise Skipped("no model that is here has a default suite for it: call check_evaluator(cls, task, loaded)")
+        raise Skipped("no model that is here fits a suite's task for it: call check_evaluator(cls, task, loaded)")
 
     def run(self) -> TaskResult:
         task, loaded = self.setting

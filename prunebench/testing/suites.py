@@ -42,6 +42,16 @@ def evaluators(case: SuiteCase) -> None:
 
 
 @ON_SUITE
+def accepted(case: SuiteCase) -> None:
+    """Each task's evaluator takes it as it is: names, metric, filter, options, data."""
+    for task in case.suite.tasks:
+        try:
+            get_plugins().get("evaluators", task.evaluator)().check(task)
+        except MissingExtra as error:
+            raise Skipped(str(error)) from error
+
+
+@ON_SUITE
 def questions(case: SuiteCase) -> None:
     """Each task's dataset is registered, and has questions for its split and domain."""
     asked = [task for task in case.suite.tasks if task.dataset]

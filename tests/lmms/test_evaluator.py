@@ -72,20 +72,21 @@ def test_no_interval_is_made_up():
 
 def test_the_source_says_what_was_asked():
     asked = {("t", 0): "fingerprint a", ("t", 1): "fingerprint b"}
-    source = source_of(TASK, outcome(), asked)
+    source = source_of(TASK, outcome(), asked, 2)
     assert source["dataset"] == "org/data/en" and source["version"] == "0.1"
     assert (source["task"], source["profile"]) == ("t", "qwen_vl")
     assert source["package"].startswith("lmms-eval ")
-    assert source_of(TASK, outcome(), dict(reversed(asked.items()))) == source
+    assert source_of(TASK, outcome(), dict(reversed(asked.items())), 2) == source
     # other words or media, other answers, fewer questions: other documents
     others = [
-        source_of(TASK, outcome(), {**asked, ("t", 1): "fingerprint c"}),
-        source_of(TASK, outcome(("A", "C")), asked),
-        source_of(TASK, outcome(("A",)), {("t", 0): "fingerprint a"}),
+        source_of(TASK, outcome(), {**asked, ("t", 1): "fingerprint c"}, 2),
+        source_of(TASK, outcome(("A", "C")), asked, 2),
+        source_of(TASK, outcome(("A",)), {("t", 0): "fingerprint a"}, 1),
     ]
     assert len({source["docs"], *(other["docs"] for other in others)}) == 4
+    assert "asked" not in source and source_of(TASK, outcome(), asked, 1)["asked"] == "2"  # two make one score
 
 
 def test_own_files_are_said_to_be_so():
-    assert source_of(TASK.model_copy(update={"data": {"test": "/x"}}), outcome(), {})["dataset"] == "own files"
-    assert source_of(TASK.model_copy(update={"data": {"media": "/x"}}), outcome(), {})["dataset"] == "org/data/en"
+    assert source_of(TASK.model_copy(update={"data": {"test": "/x"}}), outcome(), {}, 0)["dataset"] == "own files"
+    assert source_of(TASK.model_copy(update={"data": {"media": "/x"}}), outcome(), {}, 0)["dataset"] == "org/data/en"

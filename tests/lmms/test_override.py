@@ -275,6 +275,20 @@ def test_a_kind_of_task_that_cannot_be_asked_is_refused_before_anything_is_loade
         check(lmms("odd", metric="acc"))
 
 
+def test_losses_are_divided_by_lengths_once():
+    """Of options that are equally likely token by token, `acc_norm` takes the one with the most letters."""
+    with pytest.raises(EvaluationError, match="'acc_norm' of 'arc_easy' divides losses by lengths twice: take 'acc'"):
+        check(lmms("arc_easy", metric="acc_norm"))
+    check(lmms("arc_easy", metric="acc"))
+
+
+def test_an_error_rate_is_no_score():
+    wer = {"metric": "wer", "scale": 100}
+    with pytest.raises(EvaluationError, match=r"of 'wer' less is better, lmms-eval says: add `direction: lower`"):
+        check(lmms("librispeech_test_clean", **wer))
+    check(lmms("librispeech_test_clean", higher_is_better=False, **wer))
+
+
 def test_media_refused(tmp_path):
     with pytest.raises(EvaluationError, match="does not say where under HF_HOME"):
         media_home(lmms("mme", data={"media": str(tmp_path)}), tmp_path / "home")

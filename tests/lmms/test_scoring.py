@@ -302,6 +302,24 @@ def test_a_score_at_its_bound_is_no_ratio_where_two_questions_show_another():
     assert got.scores == () and "do not average" in got.warnings[0]
 
 
+def test_questions_that_the_task_s_code_leaves_out_are_counted():
+    """Those that count for another metric of the task are not."""
+    rows = [sample(0, {"m": 1.0}), sample(1, {"m": 1.0}), sample(2, {"other": 0.0}), sample(3, {})]
+    made = outcome("mme", {"mme": {"m,none": 1.0, "other,none": 0.0}}, rows)
+    got = score_samples(lmms("mme", "m"), made)
+    assert got.scores == (1, 1) and got.warnings == ("the benchmark's code leaves 1 questions out of the score",)
+
+
+def test_nobody_asks_a_judge_again_to_read_scores():
+    """An aggregation that asks one would do so for every question, where no rule wants that."""
+    rows = [sample(i, {"m": {"x": i}}) for i in range(3)]
+    calls: list[int] = []
+    made = outcome("mme", {"mme": {"m,none": 1.0}}, rows, aggregation={"m": lambda v: calls.append(1) or 1.0})
+    assert score_samples(lmms("mme", "m", judge="openai"), made).scores == () and calls == []
+    score_samples(lmms("mme", "m"), made)
+    assert calls
+
+
 def test_a_group_says_once_what_holds_for_all_its_members():
     names = ("mvbench_action_count", "mvbench_state_change", "mvbench_action_antonym")
     samples = {name: [sample(i, {"mvbench_accuracy": {"score": 1.0}}) for i in range(2)] for name in names}

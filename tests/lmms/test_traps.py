@@ -293,6 +293,17 @@ def test_a_task_that_ends_the_process_is_an_error(tasks: Tasks):
         tasks.run(answering(lambda _: "A"), tasks.add("early", code=early))
 
 
+def test_questions_that_a_task_leaves_out_of_its_score_are_counted(tasks: Tasks):
+    """Code that gives an unreadable answer no value at all makes the mean one over the others."""
+    from prunebench_lmms_eval.scoring import score_samples
+
+    task = tasks.add("choosy", code=FAILING.format(what="return {'acc': 1.0} if results[0] == 'A' else {}"))
+    found = tasks.run(answering(lambda name: "A" if name.endswith(("0", "3")) else "?"), task)
+    got = score_samples(task, found)
+    assert (got.score, got.n) == (1.0, 2)
+    assert got.warnings == ("the benchmark's code leaves 4 questions out of the score",)
+
+
 def test_a_question_that_cannot_be_made_is_one_line(tasks: Tasks):
     code = CODE + "\ndef doc_to_visual(doc):\n    return [doc['picture']]\n"
     with pytest.raises(EvaluationError, match=r"^question 'blank/0' cannot be put: KeyError: 'picture'$"):
