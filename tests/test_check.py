@@ -116,6 +116,34 @@ def test_a_suite_is_checked_for_what_it_names(tmp_path):
     assert all("did you mean 'testbed'?" in check["reason"] for check in failed)
 
 
+def test_an_evaluator_without_a_model_of_its_own_is_checked_on_a_suite_that_is_here(tmp_path):
+    code = """
+    from prunebench.evaluate_local import LocalEvaluator
+
+    class Mine(LocalEvaluator):
+        "As the built-in one."
+        name = "mine"
+
+    @hookimpl
+    def prunebench_register_evaluators(register):
+        register(Mine)
+    """
+    path = write_plugin(tmp_path, code)
+    (skipped,) = [c for c in reports(path)["evaluator", "mine"]["checks"] if c["name"] == "result"]
+    assert skipped["status"] == "skipped" and "no model that is here fits" in skipped["reason"]
+    suites = "\n@hookimpl\ndef prunebench_register_suites(register):\n"
+    for name, text in (
+        ("broken", "tasks: ["),
+        ("own", "title: Own\ntasks: [{id: a, evaluator: mine, dataset: testbed, domain: general}]"),
+    ):
+        (tmp_path / f"{name}.yaml").write_text(text, encoding="utf-8")
+        suites += f"    register({str(tmp_path / name)!r} + '.yaml')\n"
+    path.write_text(path.read_text(encoding="utf-8") + suites, encoding="utf-8")
+    result = invoke("check", path, "--json")
+    found = next(r for r in json.loads(result.stdout)["reports"] if (r["kind"], r["name"]) == ("evaluator", "mine"))
+    assert found["ok"] and {check["status"] for check in found["checks"]} == {"passed"}
+
+
 def test_a_suite_file_is_checked_without_a_plugin(tmp_path):
     path = tmp_path / "own.yaml"
     path.write_text("title: Own\ntasks: [{id: a, dataset: testbed, metric: exact_match}]", encoding="utf-8")

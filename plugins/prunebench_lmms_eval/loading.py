@@ -172,8 +172,10 @@ def _only_its_own_ends(task: Any, said: dict[str, Any]) -> None:
 
     lmms-eval ends the answers of every task without an ``until`` at the first empty line (its separator of examples in
     the prompt). An answer may begin with one: its own adapters for Qwen and Gemma do not stop there either, and that
-    for LLaVA stops nowhere. What a task, or a suite, says itself holds.
+    for LLaVA stops nowhere. What a task, or a suite, says itself holds, and so does the separator behind examples.
     """
+    if (task.config.num_fewshot or 0) > 0:
+        return  # what comes after it would be another example
     settings = task.config.generation_kwargs
     by_model = getattr(task, "model_specific_generation_kwargs", None) or {}
     if settings is not None and "until" not in (said.get("generation_kwargs") or {}) and "until" not in by_model:

@@ -41,7 +41,10 @@ class EvaluatorCase:
         plugins = get_plugins()
         suites = {}
         for name, entry in plugins.registry("suites").items():
-            tasks = load_suite(entry.value).tasks
+            try:
+                tasks = load_suite(entry.value).tasks
+            except PruneBenchError:  # that is the suite's fault
+                continue
             suites[name] = [task for task in tasks if task.evaluator == self.cls.name]
         # First those of one model, which come with it; an adapter of many would have to fetch one.
         models = sorted(plugins.registry("models").values(), key=lambda entry: entry.value.takes_reference)

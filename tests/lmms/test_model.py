@@ -214,6 +214,8 @@ def test_examples_in_the_prompt_belong_to_the_question(tasks: Tasks, tmp_path: P
         return asked
 
     every, first = prompts(), prompts(limit=2)
+    goes_on = answering(lambda _: "A\n\nw3 w4")  # with an example of its own
+    assert answers(tasks.run(goes_on, task.model_copy(update={"limit": 2})), "shots") == ["A"] * 2
     assert first == {name: every[name] for name in ("shots/0", "shots/1")}
     assert all(words.count("\n\n") == 2 for words in every.values()) and len(set(every.values())) == 6
 
