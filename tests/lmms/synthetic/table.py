@@ -21,7 +21,7 @@ PAPER = (
 
 ELSEWHERE = {
     "gqa": "its code fetches the pictures from the Hub, whatever data it is given",
-    "mvbench": "a group: test_video_audio_tasks.py",
+    "mvbench": "a group: test_single_tasks.py",
     "testbed_general": "our own questions: test_testbed.py",
     "testbed_math": "our own questions: test_testbed.py",
     "testbed_video": "our own questions: test_testbed.py",

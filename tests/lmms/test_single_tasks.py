@@ -1,4 +1,4 @@
-"""The real code of video and audio benchmarks on clips and sounds made here, without a network."""
+"""What single benchmarks do beside what all do: draws, groups, silence, packages, pictures fetched by their code."""
 
 from __future__ import annotations
 
@@ -8,47 +8,16 @@ from importlib.util import find_spec
 import pytest
 from prunebench_lmms_eval.evaluator import LmmsEvaluator
 
-from prunebench.errors import PruneBenchError
-from tests.lmms.synthetic.audio_tasks import AUDIO
-from tests.lmms.synthetic.case import Written, write
-from tests.lmms.synthetic.checks import (
-    ask,
-    garbage_scores_what_is_drawn,
-    mixed_answers_count_one_by_one,
-    right_answers_get_full_marks,
-    wrong_answers_get_nothing,
-)
-from tests.lmms.synthetic.fixtures import no_network, skip_unless_installed  # noqa: F401
+from prunebench.errors import EvaluationError, PruneBenchError
+from tests.lmms.synthetic.case import Case, Document, Written, write
+from tests.lmms.synthetic.checks import ask, garbage_scores_what_is_drawn
+from tests.lmms.synthetic.fixtures import no_network  # noqa: F401
 from tests.lmms.synthetic.media import sound
 from tests.lmms.synthetic.scripted import scripted
 from tests.lmms.synthetic.table import CASES
-from tests.lmms.synthetic.video_tasks import VIDEO, mvbench_group
+from tests.lmms.synthetic.video_tasks import mvbench_group
 
 pytest.importorskip("lmms_eval")
-
-
-@pytest.fixture(scope="module", params=[*VIDEO, *AUDIO], ids=lambda case: case.task)
-def written(request, tmp_path_factory):
-    skip_unless_installed(request.param.task)
-    return write(request.param, tmp_path_factory.mktemp(request.param.task))
-
-
-def test_right_answers(written):
-    right_answers_get_full_marks(written)
-
-
-def test_wrong_answers(written):
-    wrong_answers_get_nothing(written)
-
-
-def test_mixed_answers(written):
-    mixed_answers_count_one_by_one(written)
-
-
-def test_garbage(written):
-    if written.case.garbage is None:
-        pytest.skip("a judge reads it (test_judges.py), or every word counts")
-    garbage_scores_what_is_drawn(written)
 
 
 def test_guessing_scores_chance(tmp_path):
@@ -95,3 +64,15 @@ def test_a_package_that_is_not_there(tmp_path):
         pytest.skip("editdistance is installed")
     with pytest.raises(PruneBenchError, match="editdistance"):
         ask(write(CASES["librispeech_test_clean"], tmp_path), ["north wind"] * 4)
+
+
+def test_a_task_that_fetches_its_pictures_itself(tmp_path, no_network):  # noqa: F811
+    """GQA's code asks the Hub for them whatever data it is given: without a network there is no score."""
+
+    def documents(_):
+        return [Document({"imageId": str(i), "question": f"#{i} What?", "answer": "boat"}, "", "") for i in range(3)]
+
+    written = write(Case("gqa", "exact_match", documents, "testdev"), tmp_path)
+    with pytest.raises(EvaluationError, match="gqa"):
+        ask(written, ["boat"] * 3)
+    no_network.clear()
