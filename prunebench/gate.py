@@ -21,10 +21,11 @@ POINTS, SHARE = 0.01, 0.02
 RULE = (
     "A measured dense score passes where a printed dense score of the same weights lies in its 95 % interval, widened "
     "on both sides by the tolerance: 1 % of full marks or 2 % of the printed score, whichever is more, unless the "
-    "file of the printed figures states another. Where sources disagree with each other, one that agrees is enough."
+    "file of the printed figures states another. Where sources disagree with each other, one that agrees is enough. "
+    "A printed score that was derived, not read off its source, refuses nothing."
 )
 
-Status = Literal["ok", "off", "limited", "unpublished"]
+Status = Literal["ok", "off", "doubtful", "limited", "unpublished"]
 
 
 class DenseGap(EvaluationError):
@@ -62,7 +63,8 @@ class GateFinding:
     """One task's verdict.
 
     Attributes:
-        status: ``ok``, ``off``, ``limited`` (only part of the questions were asked), or ``unpublished``.
+        status: ``ok``, ``off``, ``doubtful`` (off, but from derived figures alone), ``limited`` (only part of the
+            questions were asked), or ``unpublished``.
         references: every printed dense score of the task, the one that agrees best first.
         asked: questions that were asked.
         questions: how many the whole task has; None where the record does not say.
@@ -88,16 +90,16 @@ class GateFinding:
         best = self.references[0]
         if self.status == "ok":
             return "agrees" + (" (the printed score is derived)" if best.derived else "")
-        return f"off by {_figure(best.excess)} beyond interval and tolerance"
+        off = f"off by {_figure(best.excess)} beyond interval and tolerance"
+        return off + (", from a derived score: nothing is refused" if self.status == "doubtful" else "")
 
     @property
     def line(self) -> str:
         """All that is wrong with a task that is off, on one line."""
         best = self.references[0]
-        derived = " (derived, not read off the source)" if best.derived else ""
         return (
             f"{self.task}: measured {_figure(best.measured)} ({_figure(best.low)} to {_figure(best.high)}), printed "
-            f"{_figure(best.printed)}{derived}, tolerance {_figure(best.tolerance)}, source {best.source}"
+            f"{_figure(best.printed)}, tolerance {_figure(best.tolerance)}, source {best.source}"
             f"{', questions from files of your own' if self.own_files else ''}"
         )
 
@@ -155,6 +157,8 @@ def _finding(
     status: Status = "unpublished" if not references else "limited" if limited else "off"
     if status == "off" and references[0].agrees:
         status = "ok"
+    elif status == "off" and all(one.derived for one in references):
+        status = "doubtful"
     own_files = result.source.get("dataset") == "own files"
     return GateFinding(result.task, status, result.asked, questions, references, record.model.name, own_files)
 

@@ -23,12 +23,12 @@ def export_tasks_command(name: str, out: Path, limit: int | None) -> None:
     lmms-eval --include_path testbed-tasks --tasks testbed_general --model ...
     """
     from prunebench.plugins import get_plugins
+    from prunebench.suite_run import suite_file
     from prunebench.suite_selection import limited
     from prunebench.suites import load_suite
     from prunebench_lmms_eval.questions_export import export_suite
 
-    path = Path(name)
-    suite = load_suite(path if path.is_file() else get_plugins().get("suites", name))
+    suite = load_suite(suite_file(name, get_plugins()))
     names = export_suite(limited(suite, limit), out)
     click.echo(f"{out}: {', '.join(names)}")
     click.echo(f"lmms-eval --include_path {out} --tasks {names[0]} --model ...")
