@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from prunebench_lmms_eval.evaluator import LmmsEvaluator
@@ -29,9 +30,14 @@ TEMPLATE = (
     "{% endfor %}{% endfor %}{% if add_generation_prompt %} ASSISTANT:{% endif %}"
 )
 ASKED = {
-    "llava": ("mme", "mmmu_val", "mmbench_en_dev_static", "docvqa_val", "seedbench"),
-    "videollama2": ("videomme", "nextqa_mc_test", "clotho_aqa_test", "muchomusic", "pope", "arc_easy"),
-}
+    "llava": (
+        "mme", "mmmu_val", "mmbench_en_dev_static", "docvqa_val", "seedbench", "mmstar", "chartqa", "textvqa_val",
+        "ai2d", "scienceqa_img", "gsm8k",
+    ),
+    "videollama2": (
+        "videomme", "nextqa_mc_test", "clotho_aqa_test", "muchomusic", "pope", "arc_easy", "mvbench_action_count",
+    ),
+}  # fmt: skip
 SUITES = """
 from pathlib import Path
 
@@ -104,6 +110,30 @@ def test_dense_and_pruned(models, questions, name):
             assert 0 <= result.score <= result.scale
         changed += dense.answers != small.answers
     assert changed >= len(ASKED[name]) - 1
+
+
+def test_a_judged_task(models, questions, monkeypatch):
+    """MathVista's code on a tiny LLaVA, dense and pruned, with a service made here that reads nothing out of answers."""
+    chat = pytest.importorskip("openai.resources.chat.completions").Completions
+    asked = []
+
+    def create(self, **request):
+        asked.append(str(request["messages"]))
+        message = SimpleNamespace(content="nothing that counts")
+        return SimpleNamespace(choices=[SimpleNamespace(message=message)], model="made", usage=None)
+
+    monkeypatch.setattr(chat, "create", create)
+    written = questions("mathvista_testmini_format")
+    loaded, task = models["llava"], entry(written)
+    plan = Plan.drop(loaded.info, DROP)
+    dense = LmmsEvaluator().evaluate(loaded, task)
+    assert dense.answers and any(dense.answers[0] in text for text in asked)
+    with pruned(loaded, plan):
+        small = LmmsEvaluator().evaluate(loaded, task)
+    assert dense.ids == small.ids and dense.answers != small.answers
+    for result in (dense, small):
+        assert result.n == len(result.answers) == len(written.questions)
+        assert 0 <= result.score <= 100
 
 
 def test_the_model_hears_what_the_task_says(models, questions):
