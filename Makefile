@@ -19,14 +19,15 @@ test-slow: $(STAMP) $(LMMS)
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu
 
-# The families, surgery and VideoLLaMA2 on the oldest transformers that is supported, laid over .venv.
+# The families, surgery, VideoLLaMA2 and lmms-eval on the oldest transformers that is supported, laid over .venv.
 COMPAT := 5.17.0
-test-compat: $(STAMP)
+test-compat: $(STAMP) $(LMMS)
 	test -d $(VENV)/compat-$(COMPAT) || $(BIN)/python -m pip install --quiet -c constraints.txt \
 		--target $(VENV)/compat-$(COMPAT) transformers==$(COMPAT)
 	PYTHONPATH=$(VENV)/compat-$(COMPAT) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" \
 		tests/test_surgery.py tests/test_layer_config.py tests/test_slices.py tests/test_narrow_checkpoints.py \
-		tests/layerwise tests/models/test_famil*.py tests/models/test_videollama2*.py
+		tests/layerwise tests/models/test_famil*.py tests/models/test_videollama2*.py \
+		tests/lmms/test_tiny_models.py tests/lmms/test_batching.py tests/lmms/test_model.py
 
 # The benchmarks of lmms-eval. Its own requirements name torchvision without an upper limit: a plain install beside a CPU
 # build of torch brings gigabytes of CUDA packages, or a torchvision that cannot be imported and breaks transformers. So

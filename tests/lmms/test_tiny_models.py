@@ -113,7 +113,7 @@ def test_dense_and_pruned(models, questions, name):
 
 
 def test_a_judged_task(models, questions, monkeypatch):
-    """MathVista's code on a tiny LLaVA, dense and pruned, with a service made here that reads nothing out of answers."""
+    """MathVista's code on a tiny LLaVA, dense and pruned, with a service of the test's that reads nothing."""
     chat = pytest.importorskip("openai.resources.chat.completions").Completions
     asked = []
 
