@@ -301,11 +301,12 @@ def test_the_doctor_says_which_command_adds_what_is_missing(monkeypatch):
     import prunebench.environment
 
     real = prunebench.environment.package_version
-    lacking = {"accelerate", "gudhi"}
+    lacking = {"accelerate", "gudhi", "lmms-eval"}
     monkeypatch.setattr(prunebench.environment, "package_version", lambda name: None if name in lacking else real(name))
     result = invoke("doctor")
     assert result.exit_code == 1  # accelerate is required, gudhi is an extra
     assert "pip install accelerate" in result.stdout and "pip install 'prunebench[topology]'" in result.stdout
+    assert "make lmms (in the repository), or pip install 'prunebench[lmms]'" in result.stdout
 
 
 def test_the_doctor_reports_a_broken_plugin(tmp_path):

@@ -27,8 +27,11 @@ EXTRAS = {
     "soundfile": ("media", "sound files"),
     "peft": ("lora", "low-rank adapters, --recover lora"),
     "nvidia-ml-py": ("gpu", "GPU memory per process by NVML (module pynvml)"),
+    "lmms-eval": ("lmms", "the benchmarks of the evaluator `lmms`"),
     "dionysus": ("dionysus", "the dionysus zigzag engine; builds from source and needs Boost headers"),
 }
+BY_MAKE = {"lmms-eval": "make lmms", "dionysus": "make dionysus"}
+"""What pip alone would install in a way that does not work on every machine."""
 
 
 @click.command("doctor")
@@ -104,7 +107,10 @@ def examine() -> list[dict[str, Any]]:
         if version:
             findings.append(_finding("ok", package, f"{version} ({purpose})"))
         else:
-            findings.append(_finding("missing", package, purpose, f"pip install 'prunebench[{extra}]'"))
+            command = f"pip install 'prunebench[{extra}]'"
+            if package in BY_MAKE:
+                command = f"{BY_MAKE[package]} (in the repository), or {command}"
+            findings.append(_finding("missing", package, purpose, command))
     findings += [_torchvision(), *_gpu()]
     plugins = get_plugins()
     plugins.load_all()
