@@ -24,6 +24,7 @@ from prunebench.ops import (
     tensor_names,
     without_attention,
 )
+from prunebench.plan_parts import without_default
 
 __all__ = ["ROUNDING", "Achieved", "Budget", "BudgetReport", "achieved", "kv_bytes_per_token"]
 
@@ -49,10 +50,7 @@ class Achieved(BaseModel):
     @model_serializer(mode="wrap")
     def _said(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without the zeros where there are none: such a plan reads as it always did."""
-        said = handler(self)
-        if not said.get("params_zeroed", 1):
-            del said["params_zeroed"]
-        return said
+        return without_default(self, handler(self), "params_zeroed")
 
 
 class Budget(BaseModel):

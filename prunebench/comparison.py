@@ -21,7 +21,7 @@ from prunebench.recovery.spec import recovery_class
 from prunebench.stats import RelativeScore, relative_score
 from prunebench.store import Record
 
-__all__ = ["DENSE", "Group", "Row", "Section", "group_records", "variant_label"]
+__all__ = ["DENSE", "Group", "Row", "Section", "group_records", "result_of", "variant_label"]
 
 DENSE = "dense"
 """Name of the strategy that removes nothing."""
@@ -83,7 +83,7 @@ class Row:
             if not self.shown:
                 return None
             record = self.shown[0]
-        return _result(record, task)
+        return result_of(record, task)
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +158,7 @@ class Group:
         order = sorted(self.records, key=lambda record: (not _is_dense(record), record.id))
         found: dict[str, TaskResult] = {}
         for task in self.tasks:
-            results = [result for record in order if (result := _result(record, task))]
+            results = [result for record in order if (result := result_of(record, task))]
             if results:
                 found[task] = max(results, key=lambda result: result.n)
         return found
@@ -173,6 +173,11 @@ class Group:
         return {task: self.reference[task].weight if task in self.reference else 1.0 for task in self.tasks}
 
     @cached_property
+    def chances(self) -> dict[str, float | None]:
+        """The score of a uniform guess at each task, None where it is not known."""
+        return {task: result.chance for task, result in self.reference.items()}
+
+    @cached_property
     def log_scale(self) -> frozenset[str]:
         return frozenset(task for task, result in self.reference.items() if result.log_scale)
 
@@ -184,7 +189,7 @@ class Group:
     def _displays(self) -> dict[str, tuple[float, int]]:
         found = {}
         for task in self.tasks:
-            scores = [result.score for record in self.records if (result := _result(record, task))]
+            scores = [result.score for record in self.records if (result := result_of(record, task))]
             share = all(0.0 <= score <= 1.0 for score in scores)
             found[task] = (100.0, 1) if share else (1.0, 1 if max(abs(score) for score in scores) >= 10 else 3)
         return found
@@ -193,11 +198,11 @@ class Group:
         """What a record lacks, in words; empty for a complete one."""
         if record.status != "ok":
             return f"{record.status}: {record.error}" if record.error else record.status
-        lacking = [task for task in self.tasks if _result(record, task) is None]
+        lacking = [task for task in self.tasks if result_of(record, task) is None]
         if lacking or not self.tasks:
             return f"incomplete: {len(self.tasks) - len(lacking)} of {len(self.tasks)} tasks"
         for task in self.tasks:
-            result = _result(record, task)
+            result = result_of(record, task)
             if result is not None and result.n != self.reference[task].n:
                 return f"incomplete: {result.n} of {self.reference[task].n} questions of {task}"
         return ""
@@ -212,7 +217,7 @@ class Group:
         return relative_score(
             {result.task: result.score for result in record.tasks},
             {result.task: result.score for result in dense.tasks},
-            {task: result.chance for task, result in self.reference.items()},
+            self.chances,
             self.weights,
             lower_is_better=self.lower_is_better,
             log_scale=self.log_scale,
@@ -371,7 +376,8 @@ def _section_key(record: Record) -> tuple[str, int, str]:
     return record.kind, count, f"{count} of {record.model.n_layers} layers removed"
 
 
-def _result(record: Record, task: str) -> TaskResult | None:
+def result_of(record: Record, task: str) -> TaskResult | None:
+    """A record's result of one task; None where it has none, or no number."""
     found = next((result for result in record.tasks if result.task == task), None)
     return found if found is not None and math.isfinite(found.score) else None
 

@@ -23,7 +23,7 @@ from prunebench import jsonio
 from prunebench.budget import Budget
 from prunebench.errors import BadParameter, UnknownName, UsageError
 from prunebench.plan import first_problem
-from prunebench.plan_parts import without_null
+from prunebench.plan_parts import without_default
 from prunebench.recovery.spec import NAMES as RECOVERIES
 from prunebench.recovery.spec import PREFIX as RECOVERY_PREFIX
 from prunebench.recovery.spec import Recovery, parse_recovery
@@ -83,10 +83,7 @@ class Cell(_Strict):
     @model_serializer(mode="wrap")
     def _said(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without what came later and says nothing: such a cell reads as it always did."""
-        said = without_null(handler(self), "recovery")
-        if not said.get("left_out", True):
-            del said["left_out"]
-        return said
+        return without_default(self, handler(self), "recovery", "left_out")
 
     @property
     def id(self) -> str:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from prunebench.plugins import Plugins
     from prunebench.suites import Task
 
-__all__ = ["SPLITS", "Dataset", "dataset_need", "open_dataset", "registered"]
+__all__ = ["SPLITS", "Dataset", "answered", "check_domain", "dataset_need", "open_dataset", "registered"]
 
 SPLITS = ("train", "calibration", "test")
 
@@ -85,11 +85,43 @@ def registered(task: Task, evaluator: str) -> Dataset:
     dataset = open_dataset(get_plugins(), task.dataset)
     if task.split not in SPLITS:
         raise EvaluationError(f"task {task.id!r}: {UnknownName('split', task.split, SPLITS)}")
-    if task.domain is not None and dataset.domains and task.domain not in dataset.domains:
-        raise EvaluationError(
-            f"task {task.id!r}: {UnknownName(f'domain of dataset {task.dataset!r}', task.domain, dataset.domains)}"
-        )
+    try:
+        check_domain(dataset, task.dataset, task.domain)
+    except UnknownName as error:
+        raise EvaluationError(f"task {task.id!r}: {error}") from error
     return dataset
+
+
+def check_domain(dataset: Dataset, name: str, domain: str | None) -> None:
+    """Refuse a domain that a dataset, opened by `name`, does not have; datasets without domains take any.
+
+    Raises:
+        UnknownName: it has others.
+    """
+    if domain is not None and dataset.domains and domain not in dataset.domains:
+        raise UnknownName(f"domain of dataset {name!r}", domain, dataset.domains)
+
+
+def answered(
+    dataset: Dataset, name: str, split: str, n: int, *, seed: int = 0, domain: str | None = None
+) -> list[Sample]:
+    """Samples that can be scored: as `Dataset.samples`, each with an expected answer.
+
+    Args:
+        name: what the dataset was opened by, for errors.
+
+    Raises:
+        EvaluationError: the dataset has none such, or one without an answer.
+    """
+    try:
+        found = dataset.samples(split, n, seed=seed, domain=domain)
+    except ValueError as error:
+        raise EvaluationError(f"dataset {name!r}: {error}") from error
+    if not found:
+        raise EvaluationError(f"dataset {name!r} has no samples of split {split!r} for domain {domain!r}")
+    if without := [sample.id for sample in found if sample.answer is None]:
+        raise EvaluationError(f"dataset {name!r}: sample {without[0]!r} has no expected answer")
+    return found
 
 
 def dataset_need(task: Task, evaluator: str) -> Need:

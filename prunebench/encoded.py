@@ -110,7 +110,7 @@ class EncoderCache:
 
     def key(self, loaded: LoadedModel, samples: Sequence[Sample]) -> str:
         """Hash of all that these inputs depend on."""
-        return jsonio.digest([self._identity(loaded), [self._mark(sample) for sample in samples]])[:32]
+        return jsonio.digest([self._identity(loaded), [self.mark(sample) for sample in samples]])[:32]
 
     def _identity(self, loaded: LoadedModel) -> str:
         known = self._identities.get(id(loaded))
@@ -119,8 +119,8 @@ class EncoderCache:
             self._identities[id(loaded)] = known
         return known[1]
 
-    def _mark(self, sample: Sample) -> str:
-        """Fingerprints are computed once per sample: media are large, and every plan asks again."""
+    def mark(self, sample: Sample) -> str:
+        """`input_fingerprint`, computed once per sample: media are large, and every plan asks again."""
         known = self._marks.get(id(sample))
         if known is None or known[0]() is not sample:
             known = (weakref.ref(sample), input_fingerprint(sample))

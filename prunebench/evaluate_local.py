@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from prunebench.calibration.samples import Sample
-from prunebench.dataset import dataset_need, registered
+from prunebench.dataset import answered, dataset_need, registered
 from prunebench.encoded import EncoderCache
 from prunebench.errors import EvaluationError, UnknownName
 from prunebench.evaluator import Evaluator, Need, Progress, TaskResult
@@ -95,18 +95,14 @@ class LocalEvaluator(Evaluator):
 
     def _questions(self, task: Task) -> list[Sample]:
         dataset = registered(task, self.name)
-        n = task.n if task.limit is None else min(task.n, task.limit)
-        key = (task.dataset, task.split, n, task.seed, task.domain)
+        key = (task.dataset, task.split, task.count, task.seed, task.domain)
         if key not in self._samples:
             try:
-                found = dataset.samples(task.split, n, seed=task.seed, domain=task.domain)
-            except ValueError as error:
-                raise EvaluationError(f"task {task.id!r}: dataset {task.dataset!r}: {error}") from error
-            if not found:
-                raise EvaluationError(f"task {task.id!r}: dataset {task.dataset!r} has no samples for it")
-            if without := [sample.id for sample in found if sample.answer is None]:
-                raise EvaluationError(f"task {task.id!r}: sample {without[0]!r} has no expected answer")
-            self._samples[key] = found
+                self._samples[key] = answered(
+                    dataset, task.dataset or "", task.split, task.count, seed=task.seed, domain=task.domain
+                )
+            except EvaluationError as error:
+                raise EvaluationError(f"task {task.id!r}: {error}") from error
         return self._samples[key]
 
 

@@ -103,19 +103,18 @@ class PerplexityEvaluator(Evaluator):
     def _cut(self, loaded: LoadedModel, task: Task) -> Windows:
         dataset = registered(task, self.name)
         options = {**OPTIONS, **task.options}
-        n = task.n if task.limit is None else min(task.n, task.limit)
         key = (
             loaded.info.revision,
             task.dataset,
             task.split,
-            n,
+            task.count,
             task.seed,
             task.domain,
             *map(str, options.items()),
         )
         if key not in self._windows:
             try:
-                samples = dataset.samples(task.split, n, seed=task.seed, domain=task.domain)
+                samples = dataset.samples(task.split, task.count, seed=task.seed, domain=task.domain)
                 text = str(options["join"]).join(sample.instruction for sample in samples)
                 self._windows[key] = cut_windows(_tokenizer(loaded), text, int(options["context"]))
             except ValueError as error:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, SerializerFunctionWrapHandler, model_serializer
 
+from prunebench.plan_parts import without_default
+
 if TYPE_CHECKING:
     from prunebench.adapter import LoadedModel
     from prunebench.suites import Task
@@ -16,16 +18,6 @@ __all__ = ["LOG_METRICS", "Evaluator", "Need", "Progress", "TaskResult"]
 
 LOG_METRICS = frozenset({"perplexity"})
 """Metrics that are exp(mean of per-question scores): differences mean something between their logarithms only."""
-
-_LATER: dict[str, tuple[Any, ...]] = {
-    "scale": (1.0,),
-    "weight": (1.0,),
-    "clusters": ((), []),
-    "verdicts": ((), []),
-    "source": ({},),
-    "warnings": ((), []),
-}
-"""Fields that came later, with what they say by default."""
 
 Progress = Callable[[int, int], None]
 """Called with (questions done, questions in all)."""
@@ -74,11 +66,7 @@ class TaskResult(BaseModel):
     @model_serializer(mode="wrap")
     def _said(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without what came later and has nothing to say: older results read as they always did."""
-        said = handler(self)
-        for name in _LATER:
-            if name in said and said[name] in _LATER[name]:
-                del said[name]
-        return said
+        return without_default(self, handler(self), "scale", "weight", "clusters", "verdicts", "source", "warnings")
 
     @property
     def asked(self) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from prunebench.comparison import Group, Row, Section
+from prunebench.comparison import Group, Row, Section, result_of
 from prunebench.evaluator import TaskResult
 from prunebench.stats import (
     Difference,
@@ -114,8 +114,8 @@ def relative_uncertainty(group: Group, record: Record) -> RelativeIntervals:
         known[key] = relative_intervals(
             pairs.first,
             pairs.second,
-            {task: result.chance for task, result in group.reference.items()},
-            {task: result.weight for task, result in group.reference.items()},
+            group.chances,
+            group.weights,
             lower_is_better=group.lower_is_better,
             log_scale=group.log_scale,
             clusters=pairs.clusters,
@@ -147,7 +147,7 @@ def ranking_weights(group: Group) -> dict[str, float] | None:
 
 def question_scores(record: Record, task: str) -> dict[str, float] | None:
     """Score of each question of a task by its id; None where the record does not hold one for each."""
-    result = _result(record, task)
+    result = result_of(record, task)
     return dict(zip(result.ids, _marks(result), strict=True)) if result is not None and _per_question(result) else None
 
 
@@ -202,7 +202,7 @@ def paired_scores(first: Record, second: Record, tasks: Sequence[str]) -> Pairs 
     """Both records' scores of the same questions; None where one lacks them, or they are of other questions."""
     pairs = Pairs({}, {}, {})
     for task in tasks:
-        one, two = _result(first, task), _result(second, task)
+        one, two = result_of(first, task), result_of(second, task)
         if one is None or two is None or not _per_question(one) or not _per_question(two):
             return None
         by_id = dict(zip(two.ids, _marks(two), strict=True))
@@ -213,13 +213,9 @@ def paired_scores(first: Record, second: Record, tasks: Sequence[str]) -> Pairs 
     return pairs if pairs.first else None
 
 
-def _result(record: Record, task: str) -> TaskResult | None:
-    return next((result for result in record.tasks if result.task == task), None)
-
-
 def _verdicts(record: Record, task: str) -> dict[str, float] | None:
     """Right (1) or wrong (0) by question; None where answers are not just that, or not known one by one."""
-    result = _result(record, task)
+    result = result_of(record, task)
     if result is None or not result.ids or len(set(result.ids)) != len(result.ids):
         return None
     if len(result.verdicts) == len(result.ids):

@@ -47,7 +47,7 @@ from prunebench.plan_parts import (
     ScoreTable,
     Target,
     first_problem,
-    without_null,
+    without_default,
 )
 from prunebench.plan_tensors import PlanTensors, side_file
 
@@ -84,7 +84,7 @@ class Plan(PlanPart):
     @model_serializer(mode="wrap")
     def _said(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without the digest where there are no tensors: such a plan reads as it always did."""
-        return without_null(handler(self), "tensors_digest")
+        return without_default(self, handler(self), "tensors_digest")
 
     @model_validator(mode="after")
     def _consistent(self) -> Plan:

@@ -16,7 +16,7 @@ __all__ = [
     "ScoreTable",
     "Target",
     "first_problem",
-    "without_null",
+    "without_default",
 ]
 
 
@@ -26,13 +26,14 @@ class PlanPart(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-def without_null(said: dict[str, Any], name: str) -> dict[str, Any]:
-    """What a model says of itself, without the field `name` where it is null.
+def without_default(part: BaseModel, said: dict[str, Any], *names: str) -> dict[str, Any]:
+    """What `part` says of itself, without those fields of `names` that are as if never given.
 
     For fields that came later: where there is nothing to say, what is written reads as it always did.
     """
-    if said.get(name, "") is None:
-        del said[name]
+    for name in names:
+        if getattr(part, name) == type(part).model_fields[name].get_default(call_default_factory=True):
+            said.pop(name, None)
     return said
 
 
@@ -99,7 +100,7 @@ class PlanCost(PlanPart):
     @model_serializer(mode="wrap")
     def _said(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without recovery where there was none, and a peak that is not known: such a plan reads as it always did."""
-        return without_null(without_null(handler(self), "recovery"), "peak_memory")
+        return without_default(self, handler(self), "recovery", "peak_memory")
 
 
 @dataclass(frozen=True)

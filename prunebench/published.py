@@ -18,7 +18,7 @@ from prunebench.errors import UsageError
 from prunebench.evaluator import TaskResult
 from prunebench.kinds import is_pattern
 from prunebench.plan import first_problem
-from prunebench.yaml_files import read_mapping
+from prunebench.yaml_files import read_mapping, shipped_dir, yaml_files
 
 __all__ = [
     "Average",
@@ -177,6 +177,11 @@ class Table(_Part):
             raise ValueError(f"table {self.name!r}: average divides {unknown[0]!r}, which is no column")
         return self
 
+    @property
+    def places(self) -> list[str]:
+        """Number or place in the source, and the secondary source, as far as they are noted."""
+        return [part for part in (self.number, f"via {self.via}" if self.via else "") if part]
+
     def reference(self, row: Row) -> Row | None:
         """The row that the relative score of `row` refers to."""
         if self.relative is None:
@@ -212,8 +217,7 @@ class Paper(_Part):
 
     def cite(self, table: Table) -> str:
         """Where a table is from, on one line."""
-        place = ", ".join(part for part in (table.number, f"via {table.via}" if table.via else "") if part)
-        return f"{self.title} ({self.id}), {table.name}" + (f" [{place}]" if place else "")
+        return f"{self.title} ({self.id}), {table.name}" + (f" [{', '.join(table.places)}]" if table.places else "")
 
     def is_of(self, row: Row, model: str) -> bool:
         """Whether a row is of the model that is called so here."""
@@ -252,8 +256,7 @@ def _tail(name: str) -> str:
 
 def published_dir() -> Path:
     """The folder of figures that ship: inside the installed package, or the repository's in an editable install."""
-    inside = Path(__file__).parent / "_published"
-    return inside if inside.is_dir() else Path(__file__).parent.parent / "baselines" / "published"
+    return shipped_dir("_published", "baselines/published")
 
 
 def load_published(folder: str | Path | None = None) -> Published:
@@ -263,7 +266,7 @@ def load_published(folder: str | Path | None = None) -> Published:
         UsageError: no such folder, no file in it, or a file that is unreadable or wrong.
     """
     place = Path(folder) if folder is not None else published_dir()
-    files = sorted([*place.glob("*.yaml"), *place.glob("*.yml")])
+    files = yaml_files(place)
     if not files:
         raise UsageError(
             f"no published figures (*.yaml) in {place}; RECORDS go before --published, its folder after it"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from prunebench.published import Row, Table
+from prunebench.published import Column, Row, Table
 
-__all__ = ["ROUNDING", "Recomputed", "recompute", "recompute_average"]
+__all__ = ["ROUNDING", "Recomputed", "mean_of_ratios", "recompute", "recompute_average"]
 
 ROUNDING = 0.2
 """Points by which a percentage may differ from what printed columns give, because those were rounded."""
@@ -36,6 +37,25 @@ class Recomputed:
         return any(abs(value - self.printed) <= ROUNDING for value in found) if found else None
 
 
+def mean_of_ratios(figures: Iterable[tuple[Column, float | None, float | None]]) -> float | None:
+    """Mean in percent of a row's figures by those of its reference, the other way round where lower is better.
+
+    Args:
+        figures: (column, of the row, of the reference).
+
+    Returns:
+        None where there is no column, a figure is missing, or nothing can be divided by it.
+    """
+    ratios = []
+    for column, own, full in figures:
+        if column.lower_is_better:
+            own, full = full, own
+        if own is None or not full:
+            return None
+        ratios.append(own / full)
+    return 100 * sum(ratios) / len(ratios) if ratios else None
+
+
 def recompute(table: Table) -> list[Recomputed]:
     """Every printed relative score of a table, worked out anew from its own columns."""
     found = []
@@ -43,14 +63,8 @@ def recompute(table: Table) -> list[Recomputed]:
         reference = table.reference(row)
         if row.relative is None or reference is None or reference is row:
             continue
-        scores = [i for i, column in enumerate(table.columns) if column.what == "score"]
-        ratios = []
-        for i in scores:
-            own, full = row.values[i], reference.values[i]
-            if table.columns[i].lower_is_better:
-                own, full = full, own
-            ratios.append(own / full if own is not None and full else None)
-        mean = None if None in ratios or not ratios else 100 * sum(ratios) / len(ratios)  # type: ignore[arg-type]
+        scores = [c for c in table.columns if c.what == "score"]
+        mean = mean_of_ratios((c, table.value(row, c), table.value(reference, c)) for c in scores)
         averages = row.average is not None and reference.average
         of_averages = 100 * row.average / reference.average if averages else None  # type: ignore[operator]
         found.append(Recomputed(row, reference.method, row.relative, mean, of_averages, len(scores)))

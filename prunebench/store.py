@@ -23,7 +23,7 @@ from prunebench.errors import StoreError
 from prunebench.evaluator import TaskResult
 from prunebench.model_info import ModelInfo
 from prunebench.plan import Plan, first_problem
-from prunebench.plan_parts import without_null
+from prunebench.plan_parts import without_default
 from prunebench.plan_tensors import PlanTensors
 
 __all__ = ["Latency", "Memory", "Phase", "Record", "Store", "load_records", "now", "read_record"]
@@ -74,7 +74,7 @@ class Latency(_Part):
 
     @model_serializer(mode="wrap")
     def _said(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return without_null(handler(self), "kernels")
+        return without_default(self, handler(self), "kernels")
 
 
 class Memory(_Part):
@@ -100,10 +100,7 @@ class Memory(_Part):
 
     @model_serializer(mode="wrap")
     def _said(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        said = handler(self)
-        for name in ("stored", "stored_compressed", "dense_stored"):
-            said = without_null(said, name)
-        return said
+        return without_default(self, handler(self), "stored", "stored_compressed", "dense_stored")
 
 
 class Record(_Part):
@@ -134,7 +131,7 @@ class Record(_Part):
 
     @model_serializer(mode="wrap")
     def _said(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return without_null(handler(self), "untimed")
+        return without_default(self, handler(self), "untimed")
 
     @property
     def complete(self) -> bool:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from prunebench import jsonio
 from prunebench.errors import BadParameter, EvaluationError, UnknownName, UsageError
 from prunebench.plan import first_problem
-from prunebench.yaml_files import read_mapping
+from prunebench.yaml_files import read_mapping, shipped_dir, yaml_files
 
 __all__ = [
     "JUDGES",
@@ -64,7 +64,7 @@ class Task(_Strict):
     filter: str = Field(default="none", description="which post-processing of answers the metric is read from")
     scale: float = Field(default=1.0, gt=0, description="full marks of the metric: 1, 100, 800, ...")
     weight: float = Field(default=1.0, gt=0, description="in the relative score")
-    judge: str = Field(default="none", description="the service that scores answers, where rules do not do it alone")
+    judge: str = Field(default=NO_JUDGE, description="the service that scores answers, where rules do not do it alone")
     limit: int | None = Field(default=None, ge=1, description="only the first questions; None takes all")
     generation: dict[str, Any] = Field(default_factory=dict, description="overrides: max_new_tokens, until")
     data: dict[str, str] = Field(
@@ -102,6 +102,11 @@ class Task(_Strict):
     def identity(self) -> dict[str, Any]:
         """All that changes the questions or their scoring, as JSON; wording for people and defaults left out."""
         return self.model_dump(mode="json", exclude=WORDING, exclude_defaults=True)
+
+    @property
+    def judged(self) -> bool:
+        """Whether a service scores answers."""
+        return self.judge != NO_JUDGE
 
     @property
     def source(self) -> str:
@@ -154,8 +159,7 @@ class Suite(_Strict):
 
 def builtin_suites_dir() -> Path:
     """The folder of the suites that ship: inside the installed package, or the repository's in an editable install."""
-    inside = Path(__file__).parent / "_suites"
-    return inside if inside.is_dir() else Path(__file__).parent.parent / "suites"
+    return shipped_dir("_suites", "suites")
 
 
 def suite_files(path: Path) -> list[Path]:
@@ -165,8 +169,7 @@ def suite_files(path: Path) -> list[Path]:
         UsageError: there is none.
     """
     if path.is_dir():
-        files = sorted([*path.glob("*.yaml"), *path.glob("*.yml")])
-        if files:
+        if files := yaml_files(path):
             return files
         raise UsageError(f"no suite (*.yaml) in {path}")
     if path.is_file():

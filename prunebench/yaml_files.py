@@ -9,7 +9,19 @@ import yaml
 
 from prunebench.errors import PruneBenchError, UsageError
 
-__all__ = ["read_mapping"]
+__all__ = ["read_mapping", "shipped_dir", "yaml_files"]
+
+
+def shipped_dir(in_wheel: str, in_repository: str) -> Path:
+    """A folder of files that ship: inside the installed package, or the repository's in an editable install."""
+    package = Path(__file__).parent
+    inside = package / in_wheel
+    return inside if inside.is_dir() else package.parent / in_repository
+
+
+def yaml_files(folder: Path) -> list[Path]:
+    """The YAML files of a folder, in the order of their names."""
+    return sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])
 
 
 def read_mapping(

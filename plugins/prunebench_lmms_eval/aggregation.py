@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from prunebench_lmms_eval.host import Host
+from prunebench_lmms_eval.reported import unwrapped
 
 __all__ = ["Aggregation", "first_order"]
 
@@ -47,11 +48,9 @@ class Aggregation:
                     return None
                 copies = [dict(value) if isinstance(value, Mapping) else value for value in values]
                 try:
-                    found = self.function(copies, **extra)
+                    found = unwrapped(self.function(copies, **extra))
                 except Exception:  # foreign code on fewer values than it was made for
                     return None
-                if hasattr(found, "item") and getattr(found, "size", 1) == 1:
-                    found = found.item()
                 if found is None and self.none_is_zero:
                     found = 0.0
                 if not isinstance(found, int | float):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from prunebench.errors import EvaluationError, PruneBenchError, typed_line
 from prunebench_lmms_eval.compat import need_lmms_eval
 from prunebench_lmms_eval.host import Host
+from prunebench_lmms_eval.switches import offline
 
 if TYPE_CHECKING:
     from prunebench.suites import Task
@@ -128,25 +129,21 @@ def _no_waiting(task: Task) -> Iterator[None]:
     from lmms_eval.api.task import ConfigurableTask
     from tenacity import stop_after_attempt
 
-    offline = bool(task.data) or any(_is_on(name) for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"))
-    tried = [ConfigurableTask.process_results] if task.judge == "none" else []
-    tried += [ConfigurableTask.download] if offline else []
+    alone = bool(task.data) or offline() is not None
+    tried = [] if task.judged else [ConfigurableTask.process_results]
+    tried += [ConfigurableTask.download] if alone else []
     retries = [retry for method in tried if (retry := getattr(method, "retry", None)) is not None]
     before = [retry.stop for retry in retries]
     for retry in retries:
         retry.stop = stop_after_attempt(1)
     counted = datasets.config.HF_UPDATE_DOWNLOAD_COUNTS  # a request to a server for every file that is opened
-    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = counted and not offline
+    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = counted and not alone
     try:
         yield
     finally:
         datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = counted
         for retry, stop in zip(retries, before, strict=True):
             retry.stop = stop
-
-
-def _is_on(name: str) -> bool:
-    return os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE")
 
 
 def root_cause(error: BaseException) -> str:

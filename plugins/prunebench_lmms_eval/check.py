@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 from pathlib import Path
 
+from prunebench.environment import package_version
 from prunebench.errors import EvaluationError, UnknownName
+from prunebench.media.files import file_digest
 from prunebench.suites import Task
 from prunebench_lmms_eval.override import member_data, overridden
 from prunebench_lmms_eval.questions_export import asks_own
@@ -176,7 +177,7 @@ def revision(task: Task) -> str:
             files = (changed.get("dataset_kwargs") or {}).get("data_files") or {}
             for split, listed in sorted(files.items()):
                 for file in [listed] if isinstance(listed, str) else listed:
-                    digest.update(f"{name}\0{split}\0".encode() + bytes.fromhex(_content(Path(file))))
+                    digest.update(f"{name}\0{split}\0".encode() + bytes.fromhex(file_digest(Path(file))))
             if "media" in data:
                 digest.update(_listing(Path(data["media"]).expanduser().absolute()).encode())
         parts.append(f"data {digest.hexdigest()[:16]}")
@@ -185,26 +186,7 @@ def revision(task: Task) -> str:
 
 def _version() -> str:
     """lmms-eval's version as installed; of a copy without metadata, the folder's own hash is not worth its time."""
-    try:
-        return importlib.metadata.version("lmms-eval")
-    except importlib.metadata.PackageNotFoundError:
-        return f"in {lmms_eval_folder().name}"
-
-
-_CONTENT: dict[tuple[str, int, int], str] = {}
-
-
-def _content(path: Path) -> str:
-    """Hash of a file's bytes, read once as long as its size and time of change stay."""
-    state = path.stat()
-    key = (str(path), state.st_size, state.st_mtime_ns)
-    if key not in _CONTENT:
-        digest = hashlib.sha256()
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        _CONTENT[key] = digest.hexdigest()
-    return _CONTENT[key]
+    return package_version("lmms-eval") or f"in {lmms_eval_folder().name}"
 
 
 def _listing(folder: Path) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from prunebench.errors import EvaluationError, MissingExtra, first_line
 
-__all__ = ["COMMAND", "need_lmms_eval", "repair_torchvision"]
+__all__ = ["COMMAND", "need_lmms_eval", "not_installed", "repair_torchvision"]
 
 COMMAND = "make lmms (or, beside a CUDA build of torch, pip install 'prunebench[lmms]')"
 """A plain ``pip install lmms-eval`` on a machine without CUDA would replace torch by a build of several GB."""
@@ -20,6 +20,11 @@ KERNELS = ("nms", "qnms")
 _kept: list[Any] = []  # a library's definitions go with it
 
 
+def not_installed() -> MissingExtra:
+    """The error of a machine without lmms-eval."""
+    return MissingExtra("lmms-eval", "lmms", "the evaluator 'lmms'", command=COMMAND)
+
+
 def need_lmms_eval() -> None:
     """Make sure that lmms-eval can be imported. Nothing of it is imported here.
 
@@ -28,7 +33,7 @@ def need_lmms_eval() -> None:
         EvaluationError: a torchvision is, that cannot be imported beside this torch.
     """
     if find_spec("lmms_eval") is None:
-        raise MissingExtra("lmms-eval", "lmms", "the evaluator 'lmms'", command=COMMAND)
+        raise not_installed()
     repair_torchvision()
 
 

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFile
 
+from prunebench_lmms_eval.switches import hf_home
+
 __all__ = ["QUIET", "Host"]
 
 QUIET = ("trace", "debug", "info", "success")
@@ -59,7 +61,7 @@ class Host:
                 for name in ALONE:
                     os.environ.pop(name, None)
                 # nextqa and others index os.environ, where libraries fall back on this same folder
-                os.environ.setdefault("HF_HOME", str(Path("~/.cache/huggingface").expanduser()))
+                os.environ.setdefault("HF_HOME", str(hf_home()))
                 os.environ.update(environment or {})
                 os.chdir(work)
                 # lmms-eval sets it on its first import only: so it is the same for every task

@@ -40,7 +40,7 @@ class _Calls:
         self.refused: str | None = None
 
     def begin(self, service: str) -> None:
-        if self.task.judge == "none":
+        if not self.task.judged:
             self.refused = (
                 f"its code asks {service} about an answer that its rules cannot read, but the suite says "
                 "`judge: none`: take another task, or name the judge"

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from prunebench.calibration.samples import input_fingerprint
 from prunebench.encoded import EncoderCache
 from prunebench.errors import EvaluationError, PruneBenchError
 from prunebench_lmms_eval.call import root_cause
@@ -182,7 +181,7 @@ def _class() -> type:
                     f"question {request.name!r} has a medium that {self.loaded.info.name} does not take: {wrong[0]} "
                     f"(it takes {', '.join(takes)})"
                 )
-            self.asked[request.task, request.doc_id] = input_fingerprint(sample)
+            self.asked[request.task, request.doc_id] = self.encoder.mark(sample)
             return sample
 
         def _limit(self, request: _Request) -> int:

@@ -18,6 +18,7 @@ from prunebench.evaluator import Need
 from prunebench.suites import Task
 from prunebench_lmms_eval.compat import COMMAND
 from prunebench_lmms_eval.override import member_data
+from prunebench_lmms_eval.switches import hf_home, offline
 from prunebench_lmms_eval.tasks_index import Entry, Function, find, leaves, lmms_eval_folder
 
 __all__ = ["needs", "task_imports"]
@@ -37,8 +38,6 @@ PYPI = {
     "docx": "python-docx",
 }
 """Modules whose package has another name."""
-
-OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
 
 
 def needs(task: Task) -> list[Need]:
@@ -142,15 +141,6 @@ def _imports(file: Path) -> Iterator[str]:
 # -- questions and media -----------------------------------------------------------------------------------------------
 
 
-def hf_home() -> Path:
-    return Path(os.environ.get("HF_HOME") or "~/.cache/huggingface").expanduser()
-
-
-def _offline() -> str | None:
-    """The variable that forbids downloads, where one is set."""
-    return next((name for name in OFFLINE if os.environ.get(name, "").lower() in ("1", "true", "yes", "on")), None)
-
-
 def _data(task: Task, members: list[Entry], data: dict[str, dict[str, str]]) -> Iterator[Need]:
     own = {path for name in data for key, path in data[name].items() if key != "media"}
     if own:
@@ -172,7 +162,7 @@ def _data(task: Task, members: list[Entry], data: dict[str, dict[str, str]]) -> 
         return
     names, size = ", ".join(lacking), f" ({task.disk_gb:g} GB)" if task.disk_gb is not None else ""
     by_hand = f"give --data {task.id}=PATH, or put it into {home}"
-    if variable := _offline():
+    if variable := offline():
         yield Need("missing", "data", f"{names} is not in {home}, and {variable} forbids the download", by_hand)
         return
     unset = "" if os.environ.get("HF_HOME") else "; HF_HOME says where, it is not set"
@@ -219,7 +209,7 @@ def _media(members: list[Entry], data: dict[str, dict[str, str]]) -> Iterator[Ne
             yield Need("ok", "media", str(folder))
         elif given:
             yield Need("missing", "media", f"nothing in {folder}", "mind the folder behind media")
-        elif (variable := _offline()) or own:  # with one's own questions nothing is fetched
+        elif (variable := offline()) or own:  # with one's own questions nothing is fetched
             why = f"{variable} forbids the download" if variable else "with own data nothing is downloaded"
             yield Need("missing", "media", f"nothing in {folder}; {why}", "give --data TASK:media=DIR")
         else:

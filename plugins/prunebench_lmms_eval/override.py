@@ -27,6 +27,7 @@ from prunebench.errors import EvaluationError
 from prunebench.suites import Task
 from prunebench_lmms_eval.data_files import split_files
 from prunebench_lmms_eval.questions_export import asks_own, export_questions
+from prunebench_lmms_eval.switches import hf_home, is_on
 from prunebench_lmms_eval.tasks_index import Entry, eval_split, find, leaves
 
 __all__ = ["PREFIX", "media_home", "member_data", "overridden", "run_name", "write_override"]
@@ -120,15 +121,11 @@ def overridden(task: Task, member: Entry, data: Mapping[str, str]) -> dict[str, 
         return values
     said = member.config.get("dataset_kwargs") or {}
     dropped = _DOWNLOADS if "media" in data else frozenset()
-    if said.get("token") is True and not _is_on("HF_HUB_DISABLE_IMPLICIT_TOKEN"):
+    if said.get("token") is True and not is_on("HF_HUB_DISABLE_IMPLICIT_TOKEN"):
         dropped |= {"token"}
     if any(key in said for key in dropped):
         values["dataset_kwargs"] = {key: value for key, value in said.items() if key not in dropped}
     return values
-
-
-def _is_on(name: str) -> bool:
-    return os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE")
 
 
 def _data_override(member: Entry, splits: Mapping[str, Path]) -> dict[str, Any]:
@@ -225,7 +222,7 @@ def media_home(task: Task, folder: Path) -> dict[str, str]:
         if link.is_symlink():
             link.unlink()
         link.symlink_to(media, target_is_directory=True)
-    real = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface").expanduser().absolute()
+    real = hf_home().absolute()
     for child in real.iterdir() if real.is_dir() and real != folder.absolute() else ():
         if not os.path.lexists(folder / child.name):
             (folder / child.name).symlink_to(child, target_is_directory=child.is_dir())

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from prunebench.errors import EvaluationError, MissingExtra, StoreError, UnknownName
+from prunebench.errors import EvaluationError, MissingExtra, StoreError
 from prunebench.metrics import METRICS, is_outside
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def asks_own(task: Task, entry: Entry) -> bool:
         UnknownName, BadParameter: no such dataset, or no such domain in it.
         EvaluationError: a dataset for a benchmark that has questions of its own, or the other way round.
     """
-    from prunebench.dataset import open_dataset
+    from prunebench.dataset import check_domain, open_dataset
     from prunebench.plugins import get_plugins
     from prunebench_lmms_eval.tasks_index import leaves
 
@@ -136,27 +136,16 @@ def asks_own(task: Task, entry: Entry) -> bool:
             f"task {task.id!r}: {entry.name!r} has questions of its own: drop `dataset`, or say "
             "`task: prunebench_questions`"
         )
-    domains = open_dataset(get_plugins(), task.dataset).domains
-    if task.domain is not None and domains and task.domain not in domains:
-        raise UnknownName(f"domain of dataset {task.dataset!r}", task.domain, domains)
+    check_domain(open_dataset(get_plugins(), task.dataset), task.dataset, task.domain)
     return True
 
 
 def questions_of(dataset: str, split: str, n: int, seed: int, domain: str | None) -> list[Sample]:
     """The samples, each with an expected answer; errors as in `export_questions`."""
-    from prunebench.dataset import open_dataset
+    from prunebench.dataset import answered, open_dataset
     from prunebench.plugins import get_plugins
 
-    opened = open_dataset(get_plugins(), dataset)
-    try:
-        samples = opened.samples(split, n, seed=seed, domain=domain)
-    except ValueError as error:
-        raise EvaluationError(f"dataset {dataset!r}: {error}") from error
-    if not samples:
-        raise EvaluationError(f"dataset {dataset!r} has no samples of split {split!r} for domain {domain!r}")
-    if without := [sample.id for sample in samples if sample.answer is None]:
-        raise EvaluationError(f"dataset {dataset!r}: sample {without[0]!r} has no expected answer")
-    return samples
+    return answered(open_dataset(get_plugins(), dataset), dataset, split, n, seed=seed, domain=domain)
 
 
 def write_questions(samples: Sequence[Sample], path: Path) -> None:

@@ -11,7 +11,7 @@ from prunebench.errors import EvaluationError
 from prunebench.suites import Task
 from prunebench_lmms_eval.rules import Rules
 
-__all__ = ["fits", "reported", "strata_weights"]
+__all__ = ["fits", "reported", "strata_weights", "unwrapped"]
 
 
 def reported(task: Task, result: Mapping[str, Any], rules: Rules | None = None) -> float:
@@ -25,9 +25,7 @@ def reported(task: Task, result: Mapping[str, Any], rules: Rules | None = None) 
     if key not in result:
         said = f"it reports {', '.join(known)}" if known else "it reports nothing (a group without a score of its own?)"
         raise EvaluationError(f"task {task.id!r} does not report {key!r}: {said}")
-    value = result[key]
-    if hasattr(value, "item") and getattr(value, "size", 1) == 1:
-        value = value.item()
+    value = unwrapped(result[key])
     if isinstance(value, list | tuple) and not value:
         raise EvaluationError(
             f"task {task.id!r}: {key!r} is empty: none of the questions asked belongs to it; raise or drop the limit"
@@ -40,13 +38,18 @@ def reported(task: Task, result: Mapping[str, Any], rules: Rules | None = None) 
             "code says None for 0: then `options: {none_is_zero: true}`)"
         )
     if isinstance(value, str):
-        judge = f"; it needs the judge {task.judge!r}" if task.judge != "none" else ""
+        judge = f"; it needs the judge {task.judge!r}" if task.judged else ""
         raise EvaluationError(f"task {task.id!r}: {key!r} is {value[:80]!r}, not a number{judge}")
     if isinstance(value, Mapping):
         raise EvaluationError(f"task {task.id!r}: {key!r} is a table ({', '.join(map(str, value))}), not one number")
     if not isinstance(value, int | float) or not math.isfinite(value):
         raise EvaluationError(f"task {task.id!r}: {key!r} is {value!r}, not a finite number")
     return float(value)
+
+
+def unwrapped(value: Any) -> Any:
+    """A number out of NumPy or torch as Python's own; anything else as it is."""
+    return value.item() if hasattr(value, "item") and getattr(value, "size", 1) == 1 else value
 
 
 def fits(mean: float, score: float, scale: float) -> bool:

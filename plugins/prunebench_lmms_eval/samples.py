@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from prunebench_lmms_eval.aggregation import Aggregation, first_order
+from prunebench_lmms_eval.reported import unwrapped
 from prunebench_lmms_eval.rules import AUTOMATIC_KEYS, Rules
 
 __all__ = ["Reading", "Unit", "answer_of", "field_of", "number", "readings", "units_of", "unscored"]
@@ -52,8 +53,7 @@ class Unit:
 
 def number(value: Any) -> float | None:
     """A number or a truth value as a float; None for anything else."""
-    if hasattr(value, "item") and getattr(value, "size", 1) == 1:
-        value = value.item()
+    value = unwrapped(value)
     return float(value) if isinstance(value, numbers.Real) else None
 
 

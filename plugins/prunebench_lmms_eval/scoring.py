@@ -135,7 +135,7 @@ def _one(task: Task, rules: Rules, outcome: Outcome, name: str) -> _Part:
         part = _Part(name, score, units)
         if units:
             shares = strata_weights(_strata(rules, task.metric, units), rules.sums)
-            unasked = rules.automatic and task.judge != "none"  # it may ask the judge, once for every question
+            unasked = rules.automatic and task.judged  # it may ask the judge, once for every question
             function = None if unasked else _aggregation(outcome, name, task.metric)
             for reading in readings(rules, task.metric, units, function, score, task.scale):
                 read = _read(task, rules, part, reading.values, shares)

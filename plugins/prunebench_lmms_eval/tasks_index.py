@@ -17,7 +17,8 @@ from typing import Any
 
 import yaml
 
-from prunebench.errors import EvaluationError, MissingExtra, UnknownName
+from prunebench.errors import EvaluationError, UnknownName
+from prunebench_lmms_eval.compat import not_installed
 
 __all__ = [
     "Entry",
@@ -98,7 +99,7 @@ def lmms_eval_folder() -> Path:
     """
     spec = importlib.util.find_spec("lmms_eval")
     if spec is None or not spec.submodule_search_locations:
-        raise MissingExtra("lmms-eval", "lmms", "the evaluator 'lmms'")
+        raise not_installed()
     return Path(next(iter(spec.submodule_search_locations)))
 
 

@@ -85,7 +85,7 @@ def _details(kind: str, name: str, value: Any) -> dict[str, Any]:
 def _task(task: Any) -> str:
     """The task with its number of questions, where that is known beforehand, and its judge."""
     known = task.dataset is not None or task.questions is not None or task.limit is not None
-    parts = [*([f"{task.count:,}"] if known else []), *([f"judge {task.judge}"] if task.judge != "none" else [])]
+    parts = [*([f"{task.count:,}"] if known else []), *([f"judge {task.judge}"] if task.judged else [])]
     return f"{task.id} ({', '.join(parts)})" if parts else task.id
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from prunebench.errors import MediaError
 
-__all__ = ["AudioFile", "ImageFile", "MediaFile", "VideoFile", "readable"]
+__all__ = ["AudioFile", "ImageFile", "MediaFile", "VideoFile", "file_digest", "readable"]
 
 _digests: dict[tuple[str, int, int], str] = {}  # a file is hashed again only when its size or time changed
 
@@ -29,18 +29,7 @@ class MediaFile:
         Raises:
             MediaError: no such file, or it cannot be read.
         """
-        try:
-            stat = self.path.stat()
-            key = (str(self.path.absolute()), stat.st_size, stat.st_mtime_ns)
-            if key not in _digests:
-                digest = hashlib.sha256()
-                with open(self.path, "rb") as file:
-                    while block := file.read(1 << 20):
-                        digest.update(block)
-                _digests[key] = digest.hexdigest()
-            return _digests[key]
-        except OSError as error:
-            raise MediaError(f"cannot read {self.path}: {error.strerror or error}") from error
+        return file_digest(self.path)
 
 
 class ImageFile(MediaFile):
@@ -53,6 +42,26 @@ class VideoFile(MediaFile):
 
 class AudioFile(MediaFile):
     """A sound file, or any container with a sound track."""
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes, read once as long as its size and time of change stay.
+
+    Raises:
+        MediaError: no such file, or it cannot be read.
+    """
+    try:
+        stat = path.stat()
+        key = (str(path.absolute()), stat.st_size, stat.st_mtime_ns)
+        if key not in _digests:
+            digest = hashlib.sha256()
+            with open(path, "rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+            _digests[key] = digest.hexdigest()
+        return _digests[key]
+    except OSError as error:
+        raise MediaError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def readable(path: Path) -> Path:

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Container, Iterable
 from typing import NamedTuple
 
-from prunebench.published import Published, Row, Table
+from prunebench.published import Column, Published, Row, Table
 from prunebench.recomputed import Recomputed, recompute
 from prunebench.report.markdown import MISSING, code, one_line, table, words
 
@@ -16,6 +16,7 @@ __all__ = [
     "decimals",
     "disagreements",
     "listing",
+    "notes_of",
     "option_words",
     "plain",
     "read_options",
@@ -102,7 +103,6 @@ def option_words(*, published: Published | None = None, allow_gap: bool = False)
 
 def _one_table(printed: Table) -> list[str]:
     """One table as it was printed, with the notes that belong to it."""
-    place = "; ".join(part for part in (printed.number, f"via {printed.via}" if printed.via else "") if part)
     averages = any(row.average is not None for row in printed.rows)
     relatives = any(row.relative is not None for row in printed.rows)
     headers = ["Model", "Row", "Kind", "Removed", "Recovery", *(column.label for column in printed.columns)]
@@ -125,14 +125,9 @@ def _one_table(printed: Table) -> list[str]:
         body.append(cells)
     notes = [one_line(note, 400) for note in printed.notes]
     notes += [f"The figures stand in {code(printed.repeats + '.yaml')} too, and count once."] if printed.repeats else []
-    notes += [
-        f"{one_line(row.method)}: {one_line(text, 400)}."
-        for row in printed.rows
-        for text in (row.derived, row.note)
-        if text
-    ]
-    notes += [f"{column.label}: {one_line(column.note)}." for column in printed.columns if column.note]
+    notes += notes_of(printed.rows, printed.columns)
     notes += disagreements(printed)
+    place = "; ".join(printed.places)
     heading = f"**{one_line(printed.name)}**{f' ({one_line(place, 400)})' if place else ''}"
     return [heading, table(headers, body, left=5), *(["\n".join(f"- {note}" for note in notes)] if notes else [])]
 
@@ -142,6 +137,14 @@ def relative_cells(printed: Table, row: Row, found: Recomputed | None) -> list[s
     mean = found.mean_of_ratios if found is not None else None
     digits = decimals(other.relative for other in printed.rows)
     return [value_cell(row.relative, digits), MISSING if mean is None else f"{mean:.1f}"]
+
+
+def notes_of(rows: Iterable[Row], columns: Iterable[Column]) -> list[str]:
+    """What the file says about single rows and columns."""
+    found = [
+        f"{one_line(row.method)}: {one_line(text, 400)}." for row in rows for text in (row.derived, row.note) if text
+    ]
+    return found + [f"{column.label}: {one_line(column.note)}." for column in columns if column.note]
 
 
 def _ways(one: Recomputed) -> str:

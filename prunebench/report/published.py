@@ -5,15 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from prunebench.comparison import Group, Row, group_records
+from prunebench.comparison import Group, Row, group_records, result_of
 from prunebench.findings import best_rows
 from prunebench.gate import RULE, GateFinding, gate, refuse
 from prunebench.kinds import removes_layers, share_words
 from prunebench.published import Column, Paper, Published, Table
 from prunebench.published import Row as PrintedRow
-from prunebench.recomputed import recompute
+from prunebench.recomputed import mean_of_ratios, recompute
 from prunebench.report.markdown import MISSING, code, one_line, table, words
-from prunebench.report.printed import decimals, disagreements, plain, relative_cells, removed_words, value_cell
+from prunebench.report.printed import (
+    decimals,
+    disagreements,
+    notes_of,
+    plain,
+    relative_cells,
+    removed_words,
+    value_cell,
+)
 from prunebench.store import Record
 
 __all__ = ["add_data", "as_data", "findings_of", "gap_note", "group_parts", "with_published"]
@@ -195,10 +203,7 @@ def _beside(
         cells += relative_cells(printed, row, found.get(id(row))) if with_relative else []
         body.append(cells)
     parts = [f"**{one_line(paper.cite(printed), 400)}**; {paper.kind}.", table(headers, body, left=5)]
-    notes = [
-        f"{one_line(row.method)}: {one_line(text, 400)}." for row in rows for text in (row.derived, row.note) if text
-    ]
-    notes += [f"{c.label}: {one_line(c.note)}." for c in shared if c.note]
+    notes = notes_of(rows, shared)
     relative = [c.label for c in shared if c.what == "relative"]
     notes += [f"Percent of the dense score: {words(relative)}."] if relative else []
     notes += disagreements(printed, rows)
@@ -234,7 +239,7 @@ def _our_share(group: Group, record: Record, column: Column) -> float | None:
         return None
     if column.what != "relative":
         return result.score / result.scale
-    dense = next((other for other in group.dense.tasks if other.task == result.task), None) if group.dense else None
+    dense = result_of(group.dense, result.task) if group.dense else None
     return result.score / dense.score if dense is not None and dense.score else None
 
 
@@ -245,15 +250,11 @@ def _our_value(group: Group, record: Record, column: Column) -> str:
 
 def _our_ratios(group: Group, record: Record, shared: Sequence[Column]) -> str:
     """Our own mean of ratios to dense over the table's score columns, all of which are shared."""
-    ratios = []
-    for column in shared:
-        if column.what != "score":
-            continue
-        own, full = _our_share(group, record, column), _our_share(group, group.dense, column) if group.dense else None
-        if own is None or not full:
-            return MISSING
-        ratios.append(full / own if column.lower_is_better and own else own / full)
-    return f"{100 * sum(ratios) / len(ratios):.1f}" if ratios else MISSING
+    if group.dense is None:
+        return MISSING
+    scores = [column for column in shared if column.what == "score"]
+    mean = mean_of_ratios((c, _our_share(group, record, c), _our_share(group, group.dense, c)) for c in scores)
+    return MISSING if mean is None else f"{mean:.1f}"
 
 
 def _ours(value: float, column: Column) -> str:

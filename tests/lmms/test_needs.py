@@ -15,6 +15,7 @@ if find_spec("lmms_eval") is None:
 from prunebench_lmms_eval import needs as module
 from prunebench_lmms_eval.evaluator import LmmsEvaluator
 from prunebench_lmms_eval.needs import needs, task_imports
+from prunebench_lmms_eval.switches import OFFLINE
 from prunebench_lmms_eval.tasks_index import Entry, Function, find, leaves
 
 from prunebench.suites import Task, builtin_suites_dir, load_suite
@@ -25,7 +26,7 @@ Usage = namedtuple("Usage", "total used free")
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
     """An empty HF_HOME, and no word on being offline."""
-    for name in ("HF_HUB_CACHE", "HF_DATASETS_CACHE", *module.OFFLINE):
+    for name in ("HF_HUB_CACHE", "HF_DATASETS_CACHE", *OFFLINE):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     return tmp_path / "hf"
@@ -42,7 +43,7 @@ def a_task(name: str = "mmmu_val", **changes) -> Task:
 def test_questions_that_are_not_there_are_downloaded_unless_that_is_forbidden(home, monkeypatch):
     status, detail = said(a_task())["data"]
     assert status == "warning" and f"lmms-lab-encoder/MMMU will be downloaded into {home}" in detail
-    for name in module.OFFLINE:
+    for name in OFFLINE:
         with monkeypatch.context() as patch:
             patch.setenv(name, "1")
             status, detail = said(a_task())["data"]
